@@ -1,0 +1,23 @@
+// The emulated host: everything that a kernel has one of.
+#pragma once
+
+#include "uvfio/mdev.h"
+#include "uvfio/vfio.h"
+
+namespace uvfio {
+
+// One host with VFIO, the IOMMU drivers and the mdev bus. A program may have several.
+class Host {
+ public:
+  // Group numbers start at `first_group`, so that they do not collide with those of the machine.
+  explicit Host(unsigned first_group = 0);
+
+  [[nodiscard]] vfio::Vfio& vfio() { return vfio_; }
+  [[nodiscard]] mdev::Bus& mdev() { return mdev_; }
+
+ private:
+  vfio::Vfio vfio_;
+  mdev::Bus mdev_;
+};
+
+}  // namespace uvfio

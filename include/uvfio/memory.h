@@ -1,0 +1,77 @@
+// A client's memory as an object: the kernel's mm_struct, seen from outside.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <span>
+
+#include "uvfio/error.h"
+#include "uvfio/fd.h"
+
+namespace uvfio::memory {
+
+inline constexpr std::uint64_t kPageSize = 4096;
+inline constexpr unsigned kPageShift = 12;
+static_assert(kPageSize == 1u << kPageShift);
+
+// A piece of client memory that is mapped into this process: the client's own pages, no copy.
+// `owner` keeps the mapping; once it is gone, `host` dangles.
+struct View {
+  std::byte* host = nullptr;
+  std::shared_ptr<const void> owner;
+};
+
+// How much of an address space is locked for devices (mm->locked_vm). Thread-safe.
+class LockedMemory {
+ public:
+  [[nodiscard]] std::uint64_t pages() const { return pages_.load(std::memory_order_relaxed); }
+  // Adds `pages` unless the sum would exceed `limit` pages: then ENOMEM and nothing is added.
+  [[nodiscard]] Status charge(std::uint64_t pages, std::uint64_t limit);
+  void uncharge(std::uint64_t pages) { pages_.fetch_sub(pages, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::uint64_t> pages_{0};
+};
+
+// One address space. It may outlive the process that it belonged to: then every access fails with
+// ESRCH. Thread-safe.
+class AddressSpace {
+ public:
+  virtual ~AddressSpace() = default;
+
+  [[nodiscard]] virtual bool alive() const = 0;
+
+  // Copies from and to the client. EFAULT: some byte is not accessible (what comes before it may have
+  // been copied). ESRCH: the address space is gone.
+  [[nodiscard]] virtual Status read(std::uint64_t vaddr, std::span<std::byte> data) = 0;
+  [[nodiscard]] virtual Status write(std::uint64_t vaddr, std::span<const std::byte> data) = 0;
+
+  // Would every page of the range admit the access? EFAULT, ESRCH. What get_user_pages would say.
+  [[nodiscard]] virtual Status check(std::uint64_t vaddr, std::uint64_t size, bool write) = 0;
+
+  // The range itself, without a copy. EOPNOTSUPP: this memory cannot be shared (private pages, or
+  // several backing objects), use read and write. EFAULT, ESRCH.
+  [[nodiscard]] virtual Result<View> view(std::uint64_t vaddr, std::uint64_t size, bool write) = 0;
+
+  // RLIMIT_MEMLOCK in pages, less what the client locked by itself when this was last sampled.
+  [[nodiscard]] virtual std::uint64_t lock_limit() const {
+    return std::numeric_limits<std::uint64_t>::max();
+  }
+
+  [[nodiscard]] LockedMemory& locked() { return locked_; }
+
+ private:
+  LockedMemory locked_;
+};
+
+// This process: pointers are used as they are. For the embedded door. One object per process.
+[[nodiscard]] std::shared_ptr<AddressSpace> this_process();
+
+// A file that stands for an address space, address = file offset: memory that a client handed over as
+// a descriptor (vfio-user DMA_MAP). `size` bytes from offset 0. EINVAL: not mappable.
+[[nodiscard]] Result<std::shared_ptr<AddressSpace>> from_fd(Fd fd, std::uint64_t size);
+
+}  // namespace uvfio::memory

@@ -1,0 +1,54 @@
+#include "uvfio/fd.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <string>
+#include <string_view>
+
+namespace uvfio {
+
+void Fd::reset(int fd) {
+  if (fd_ >= 0) close(fd_);
+  fd_ = fd;
+}
+
+Result<Fd> Fd::duplicate() const {
+  const int copy = fcntl(fd_, F_DUPFD_CLOEXEC, 0);
+  if (copy < 0) return fail(errno);
+  return Fd(copy);
+}
+
+Result<EventFd> EventFd::from(Fd fd) {
+  // There is no system call that asks; the link's text is ABI.
+  std::array<char, 64> target{};
+  const std::string path = "/proc/self/fd/" + std::to_string(fd.get());
+  const ssize_t length = readlink(path.c_str(), target.data(), target.size());
+  if (length < 0 || std::string_view(target.data(), static_cast<std::size_t>(length)) !=
+                        "anon_inode:[eventfd]") {
+    return fail(EINVAL);
+  }
+  return EventFd(std::move(fd));
+}
+
+Result<EventFd> EventFd::create() {
+  const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (fd < 0) return fail(errno);
+  return EventFd(Fd(fd));
+}
+
+void EventFd::signal() const {
+  // A client may hand over a blocking eventfd whose counter is full; eventfd_signal() never waits, and
+  // neither may we.
+  if ((fcntl(fd_.get(), F_GETFL) & O_NONBLOCK) == 0) {
+    pollfd ready{.fd = fd_.get(), .events = POLLOUT, .revents = 0};
+    if (poll(&ready, 1, 0) != 1) return;
+  }
+  const std::uint64_t one = 1;
+  static_cast<void>(!write(fd_.get(), &one, sizeof one));
+}
+
+}  // namespace uvfio
