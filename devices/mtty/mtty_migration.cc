@@ -159,8 +159,8 @@ class SavingStream final : public vfio::MigrationStream {
   bool dropped_ = false;
 };
 
-// What the client writes. The header is looked at as soon as it is there; what it says does not
-// matter afterwards, since the ports are checked by themselves.
+// What the client writes. A header is looked at as soon as it is complete. The sample loads what
+// follows a bad one all the same; here the stream is of no use from then on.
 class ResumingStream final : public vfio::MigrationStream {
  public:
   explicit ResumingStream(std::size_t ports) : ports_(ports) { data_.reserve(stream_size(ports)); }
@@ -174,7 +174,8 @@ class ResumingStream final : public vfio::MigrationStream {
     data_.insert(data_.end(), data.begin(), data.end());
     if (!had_header && data_.size() >= sizeof(WireHeader)) {
       const WireHeader wanted{.ports = static_cast<std::uint32_t>(ports_)};
-      if (extract<WireHeader>(data_, 0) != wanted) return fail(EFAULT);
+      foreign_ = extract<WireHeader>(data_, 0) != wanted;
+      if (foreign_) return fail(EFAULT);
     }
     return data.size();
   }
@@ -182,7 +183,7 @@ class ResumingStream final : public vfio::MigrationStream {
   // The state of every port; EINVAL when it is incomplete or wrong.
   Result<std::vector<UartState>> states() {
     const std::lock_guard lock(mutex_);
-    if (data_.size() < stream_size(ports_)) return fail(EINVAL);
+    if (foreign_ || data_.size() < stream_size(ports_)) return fail(EINVAL);
     std::vector<UartState> states;
     for (std::size_t i = 0; i < ports_; ++i) {
       const auto state = decode(extract<WirePort>(data_, stream_size(i)));
@@ -201,6 +202,7 @@ class ResumingStream final : public vfio::MigrationStream {
   const std::size_t ports_;
   std::mutex mutex_;
   std::vector<std::byte> data_;
+  bool foreign_ = false;  // the header is not one for this device
   bool dropped_ = false;
 };
 

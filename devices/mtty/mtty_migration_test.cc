@@ -204,7 +204,9 @@ TEST(MttyMigration, RefusesABadHeader) {
     Bytes bad = good;
     bad[place] ^= std::byte{0x40};
     const Stream stream = card.go(kResume);
-    EXPECT_EQ(stream->write(std::span(bad).first(24)).error(), Errno{EFAULT}) << place;
+    EXPECT_EQ(stream->write(std::span(bad).first(23)), 23u);
+    EXPECT_EQ(stream->write(std::span(bad).subspan(23, 1)).error(), Errno{EFAULT}) << place;
+    EXPECT_EQ(stream->write(std::span(bad).subspan(24)), 36u);
     EXPECT_EQ(card.go_fails(kStop), Errno{EINVAL});
     EXPECT_EQ(card.state(), kResume);
     EXPECT_TRUE(card.device.reset());
