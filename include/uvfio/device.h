@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -127,9 +128,11 @@ class DmaLogging {
   // May change `page_size` to what the device can do.
   [[nodiscard]] virtual Status start(std::span<const Range> ranges, std::uint64_t& page_size) = 0;
   [[nodiscard]] virtual Status stop() = 0;
-  // Sets the bit of every page of [iova, iova + length) written since the last report.
+  // Calls `dirty(iova, length)` for what was written in [iova, iova + length) since the last report, in
+  // whole pages; stops at the first error, which is its result.
+  using Dirty = std::function<Status(std::uint64_t iova, std::uint64_t length)>;
   [[nodiscard]] virtual Status report(std::uint64_t iova, std::uint64_t length, std::uint64_t page_size,
-                                      std::span<std::uint64_t> bitmap) = 0;
+                                      const Dirty& dirty) = 0;
 };
 
 // A device model. Calls may come from several threads at once; open_device and close_device never
@@ -149,6 +152,10 @@ class DeviceOps {
   [[nodiscard]] virtual DeviceInfo info() = 0;
   [[nodiscard]] virtual Result<RegionInfo> region_info(std::uint32_t index) = 0;
   [[nodiscard]] virtual Result<IrqInfo> irq_info(std::uint32_t index) = 0;
+  // What SET_IRQS compares start and count with. By default the count of that index.
+  [[nodiscard]] virtual std::uint32_t irq_limit(std::uint32_t index) {
+    return irq_info(index).value_or(IrqInfo{}).count;
+  }
   // 0, an errno, or a positive count of vectors that could be had.
   [[nodiscard]] virtual Result<int> set_irqs(const IrqSet& set) = 0;
   [[nodiscard]] virtual Status reset() { return fail(EINVAL); }
