@@ -21,8 +21,9 @@ Result<int> device_set_irqs(vfio::DeviceOps& device, Caller& caller, std::uint64
       (header.flags & ~kFlags) != 0) {
     return fail(EINVAL);
   }
-  const std::uint32_t limit = device.irq_limit(header.index);
-  if (header.start >= limit || header.start + header.count > limit) return fail(EINVAL);
+  const auto limit = device.irq_limit(header.index);
+  if (!limit) return std::unexpected(limit.error());
+  if (header.start >= *limit || header.start + header.count > *limit) return fail(EINVAL);
 
   vfio::IrqSet set{.flags = header.flags, .index = header.index, .start = header.start, .count = header.count};
   std::size_t entry = 0;
