@@ -16,7 +16,8 @@ class CapabilityChain {
   void add(std::uint16_t id, std::uint16_t version, std::span<const std::byte> payload);
   // `capability` is an ABI struct that starts with its vfio_info_cap_header.
   template <typename T>
-  void add(std::uint16_t id, std::uint16_t version, const T& capability) {
+  void add_struct(std::uint16_t id, std::uint16_t version, const T& capability) {
+    static_assert(std::is_trivially_copyable_v<T>);
     add(id, version, std::as_bytes(std::span(&capability, 1)).subspan(sizeof(vfio_info_cap_header)));
   }
 

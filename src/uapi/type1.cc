@@ -53,12 +53,12 @@ Result<int> get_info(Type1& iommu, Caller& caller, std::uint64_t arg) {
   info.iova_pgsizes = answer.page_sizes;
 
   CapabilityChain chain;
-  chain.add(VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1,
+  chain.add_struct(VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1,
             vfio_iommu_type1_info_cap_migration{
                 .pgsize_bitmap = answer.page_sizes & (~answer.page_sizes + 1),
                 .max_dirty_bitmap_size = DirtyBitmap::kMaxBytes,
             });
-  chain.add(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, vfio_iommu_type1_info_dma_avail{.avail = answer.dma_avail});
+  chain.add_struct(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, vfio_iommu_type1_info_dma_avail{.avail = answer.dma_avail});
   if (auto attached = chain.attach_to(caller, arg, info, VFIO_IOMMU_INFO_CAPS); !attached) {
     return std::unexpected(attached.error());
   }
