@@ -215,7 +215,7 @@ static void buffers(void) {
   for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
     check(text("pread.%s", rows[i].name), pread(vfio.device, rows[i].address, rows[i].length, config));
   }
-  check("pwrite.null", pwrite(vfio.device, NULL, 1, scratch));
+  check("pwrite.null", pwrite(vfio.device, null_pointer, 1, scratch));
   check("pwrite.unmapped", pwrite(vfio.device, hole, 1, scratch));
   check("pwrite.kernel", pwrite(vfio.device, (void*)0xffff888000000000, 1, scratch));
   if (mprotect(pages, kPage, PROT_READ)) {

@@ -14,6 +14,8 @@
 
 #include "check.h"
 
+void* const null_pointer = NULL;
+
 static char device_uuid[64];
 
 bool find_device(const char* uuid) {
@@ -134,8 +136,25 @@ int make_eventfd(void) {
 }
 
 uint64_t take_signals(int fd) {
+  const int error = errno;  // A caller may be about to report another call.
   uint64_t signals = 0;
-  return read(fd, &signals, sizeof(signals)) == sizeof(signals) ? signals : 0;
+  if (read(fd, &signals, sizeof(signals)) != sizeof(signals)) {
+    signals = 0;
+  }
+  errno = error;
+  return signals;
+}
+
+long set_trigger(int device, uint32_t index, int fd) {
+  const int32_t payload = fd;
+  union irq_set set = {
+      .header = {.argsz = sizeof(set.header) + sizeof(payload),
+                 .flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+                 .index = index,
+                 .count = 1},
+  };
+  memcpy(set.header.data, &payload, sizeof(payload));
+  return ioctl(device, VFIO_DEVICE_SET_IRQS, &set);
 }
 
 uint64_t region_offset(unsigned index) { return (uint64_t)index << 40; }

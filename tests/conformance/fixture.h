@@ -13,6 +13,9 @@ enum { kPage = 4096 };
 
 #define MDEV_DEVICES "/sys/bus/mdev/devices"
 
+// NULL, but not to the compiler, which refuses it where the C library wants an object.
+extern void* const null_pointer;
+
 // A user program climbs these one by one.
 enum stage {
   kOpened,    // A container and a group that do not know each other.
@@ -61,6 +64,15 @@ long dma_available(int container);
 // Reads and clears an eventfd that may be quiet: how often it was signalled.
 uint64_t take_signals(int eventfd);
 int make_eventfd(void);
+
+// VFIO_DEVICE_SET_IRQS's argument with room for its payload.
+union irq_set {
+  struct vfio_irq_set header;
+  char bytes[sizeof(struct vfio_irq_set) + 8];
+};
+
+// Sets one eventfd as the trigger of an interrupt.
+long set_trigger(int device, uint32_t index, int eventfd);
 
 // A device's register block.
 uint64_t region_offset(unsigned index);

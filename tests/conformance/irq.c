@@ -37,43 +37,39 @@ enum payload {
   kTrue,
 };
 
-struct irq_set {
-  struct vfio_irq_set header;
-  int32_t fds[2];
-};
-
-static struct irq_set make_set(uint32_t flags, uint32_t index, uint32_t start, uint32_t count,
+static union irq_set make_set(uint32_t flags, uint32_t index, uint32_t start, uint32_t count,
                                enum payload payload, int eventfd, uint32_t* size) {
-  struct irq_set set = {.header = {.flags = flags, .index = index, .start = start, .count = count}};
+  union irq_set set = {.header = {.flags = flags, .index = index, .start = start, .count = count}};
   *size = sizeof(set.header);
-  int32_t fd = eventfd;
+  int32_t fds[2] = {eventfd, eventfd};
   switch (payload) {
     case kNothing:
       break;
     case kFalse:
     case kTrue:
-      *(uint8_t*)set.fds = payload == kTrue;
+      set.header.data[0] = payload == kTrue;
       *size += 1;
       break;
     case kMinusOne:
-      fd = -1;
+      fds[0] = fds[1] = -1;
       break;
     case kMinusTwo:
-      fd = -2;
+      fds[0] = fds[1] = -2;
       break;
     case kClosedFd:
-      fd = 1000;
+      fds[0] = fds[1] = 1000;
       break;
     case kNotAnEventfd:
-      fd = STDOUT_FILENO;
+      fds[0] = fds[1] = STDOUT_FILENO;
       break;
     case kOneEventfd:
     case kTwoEventfds:
       break;
   }
   if (payload != kNothing && payload != kFalse && payload != kTrue) {
-    set.fds[0] = set.fds[1] = fd;
-    *size += payload == kTwoEventfds ? 8 : 4;
+    const uint32_t length = payload == kTwoEventfds ? 8 : 4;
+    memcpy(set.header.data, fds, length);
+    *size += length;
   }
   set.header.argsz = *size;
   return set;
@@ -82,7 +78,7 @@ static struct irq_set make_set(uint32_t flags, uint32_t index, uint32_t start, u
 static long set_irqs(int device, uint32_t flags, uint32_t index, uint32_t start, uint32_t count,
                      enum payload payload, int eventfd) {
   uint32_t size;
-  struct irq_set set = make_set(flags, index, start, count, payload, eventfd, &size);
+  union irq_set set = make_set(flags, index, start, count, payload, eventfd, &size);
   return ioctl(device, VFIO_DEVICE_SET_IRQS, &set);
 }
 
@@ -224,9 +220,9 @@ static void argument(void) {
   struct vfio vfio = open_device();
   int eventfd = make_eventfd();
   uint32_t size;
-  struct irq_set none = make_set(kNone | kTrigger, kIntx, 0, 0, kNothing, -1, &size);
+  union irq_set none = make_set(kNone | kTrigger, kIntx, 0, 0, kNothing, -1, &size);
   check_argsz("none", vfio.device, VFIO_DEVICE_SET_IRQS, &none, size, size, NULL);
-  struct irq_set set = make_set(kEventfd | kTrigger, kIntx, 0, 1, kOneEventfd, eventfd, &size);
+  union irq_set set = make_set(kEventfd | kTrigger, kIntx, 0, 1, kOneEventfd, eventfd, &size);
   check_argsz("eventfd", vfio.device, VFIO_DEVICE_SET_IRQS, &set, sizeof(set.header), size, NULL);
   check_pointers("eventfd", vfio.device, VFIO_DEVICE_SET_IRQS, &set, size);
   // A bad payload is found before a wrong index's action is refused.
