@@ -83,14 +83,14 @@ void give_up(const char* what) {
 }
 
 const char* text(const char* format, ...) {
-  static char buffers[16][kLineSize];
-  static unsigned next;
-  char* buffer = buffers[next++ % ARRAY_SIZE(buffers)];
+  char* result;
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(buffer, kLineSize, format, arguments);
+  if (vasprintf(&result, format, arguments) < 0) {
+    abort();
+  }
   va_end(arguments);
-  return buffer;
+  return result;
 }
 
 const char* hex(const void* bytes, size_t size) {

@@ -56,7 +56,7 @@ void check_value(const char* name, const char* format, ...) PRINTF_LIKE(2, 3);
 // Ends the case: something it needs, and does not test, failed. Reports `what` and errno.
 _Noreturn void give_up(const char* what);
 
-// A formatted string that lives until sixteen further calls.
+// A formatted string. Nobody frees it: it goes with the process of its case.
 const char* text(const char* format, ...) PRINTF_LIKE(1, 2);
 
 // `size` bytes in hexadecimal, as text().

@@ -19,6 +19,12 @@ static const struct {
     {"device", kDevice},
 };
 
+static long get_info(int container) {
+  // A fresh one each time: the call raises argsz to what the capabilities would need.
+  struct vfio_iommu_type1_info info = {.argsz = sizeof(info)};
+  return ioctl(container, VFIO_IOMMU_GET_INFO, &info);
+}
+
 static void node(void) {
   struct stat info;
   long result = stat("/dev/vfio/vfio", &info);
@@ -122,16 +128,15 @@ static void emptied(void) {
   struct vfio vfio = open_vfio(kType1v2);
   check("unset", ioctl(vfio.group, VFIO_GROUP_UNSET_CONTAINER));
   check("set_iommu", ioctl(vfio.container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU));
-  struct vfio_iommu_type1_info info = {.argsz = sizeof(info)};
-  check("get_info", ioctl(vfio.container, VFIO_IOMMU_GET_INFO, &info));
+  check("get_info", get_info(vfio.container));
   check("update_vaddr", ioctl(vfio.container, VFIO_CHECK_EXTENSION, VFIO_UPDATE_VADDR));
   check("dma_cc", ioctl(vfio.container, VFIO_CHECK_EXTENSION, VFIO_DMA_CC_IOMMU));
   check("attach_again", set_container(vfio.group, vfio.container));
-  check("get_info.attached", ioctl(vfio.container, VFIO_IOMMU_GET_INFO, &info));
+  check("get_info.attached", get_info(vfio.container));
   check("set_other_iommu", ioctl(vfio.container, VFIO_SET_IOMMU, VFIO_TYPE1_IOMMU));
-  check("get_info.type1", ioctl(vfio.container, VFIO_IOMMU_GET_INFO, &info));
+  check("get_info.type1", get_info(vfio.container));
   close(vfio.group);
-  check("get_info.group_closed", ioctl(vfio.container, VFIO_IOMMU_GET_INFO, &info));
+  check("get_info.group_closed", get_info(vfio.container));
   vfio.group = open_group();
   check("attach_reopened", set_container(vfio.group, vfio.container));
   check("set_iommu.reopened", ioctl(vfio.container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU));
@@ -141,15 +146,14 @@ static void emptied(void) {
 static void independent(void) {
   struct vfio vfio = open_vfio(kType1v2);
   int other = open_container();
-  struct vfio_iommu_type1_info info = {.argsz = sizeof(info)};
-  check("other.get_info", ioctl(other, VFIO_IOMMU_GET_INFO, &info));
+  check("other.get_info", get_info(other));
   check("other.set_iommu", ioctl(other, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU));
   check("other.set_container", set_container(vfio.group, other));
   int copy = dup(vfio.container);
-  check("copy.get_info", ioctl(copy, VFIO_IOMMU_GET_INFO, &info));
+  check("copy.get_info", get_info(copy));
   check("copy.set_iommu", ioctl(copy, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU));
   close(vfio.container);
-  check("copy.get_info.original_closed", ioctl(copy, VFIO_IOMMU_GET_INFO, &info));
+  check("copy.get_info.original_closed", get_info(copy));
 }
 
 static const struct test_case kCases[] = {

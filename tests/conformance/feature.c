@@ -9,17 +9,17 @@
 
 #include "check.h"
 
-union feature make_feature(uint32_t flags, const void* payload, size_t size) {
-  union feature feature = {
-      .header = {.argsz = (uint32_t)(sizeof(feature.header) + size), .flags = flags}};
+void make_feature(union feature* feature, uint32_t flags, const void* payload, size_t size) {
+  feature->header.argsz = (uint32_t)(sizeof(feature->header) + size);
+  feature->header.flags = flags;
   if (size) {
-    memcpy(feature.header.data, payload, size);
+    memcpy(feature->header.data, payload, size);
   }
-  return feature;
 }
 
 long device_feature(int device, uint32_t flags, void* payload, size_t size) {
-  union feature feature = make_feature(flags, payload, size);
+  union feature feature;
+  make_feature(&feature, flags, payload, size);
   long result = ioctl(device, VFIO_DEVICE_FEATURE, &feature);
   if (size) {
     memcpy(payload, feature.header.data, size);
@@ -61,8 +61,8 @@ static void probe(void) {
 static void argument(void) {
   struct vfio vfio = open_vfio(kDevice);
   const struct vfio_device_feature_migration migration = {0};
-  union feature get =
-      make_feature(kGet | VFIO_DEVICE_FEATURE_MIGRATION, &migration, sizeof(migration));
+  union feature get;
+  make_feature(&get, kGet | VFIO_DEVICE_FEATURE_MIGRATION, &migration, sizeof(migration));
   check_feature_argument("migration", vfio.device, &get);
   struct vfio_device_feature only = {.argsz = sizeof(only),
                                      .flags = kProbe | VFIO_DEVICE_FEATURE_MIGRATION};
@@ -197,13 +197,14 @@ static void logging_argument(void) {
   struct vfio_device_feature_dma_logging_range range = {0x100000, kPage};
   const struct vfio_device_feature_dma_logging_control control = {
       .page_size = kPage, .num_ranges = 1, .ranges = (uintptr_t)&range};
-  union feature start =
-      make_feature(kSet | VFIO_DEVICE_FEATURE_DMA_LOGGING_START, &control, sizeof(control));
+  union feature start;
+  make_feature(&start, kSet | VFIO_DEVICE_FEATURE_DMA_LOGGING_START, &control, sizeof(control));
   check_feature_argument("start", vfio.device, &start);
   uint64_t word = 0;
   const struct vfio_device_feature_dma_logging_report range_report = {
       .iova = 0x100000, .length = kPage, .page_size = kPage, .bitmap = (uintptr_t)&word};
-  union feature report = make_feature(kGet | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT, &range_report,
+  union feature report;
+  make_feature(&report, kGet | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT, &range_report,
                                       sizeof(range_report));
   check_feature_argument("report", vfio.device, &report);
 }

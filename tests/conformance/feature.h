@@ -19,8 +19,8 @@ union feature {
   char bytes[64];
 };
 
-// `flags` is GET, SET, PROBE and the feature's number.
-union feature make_feature(uint32_t flags, const void* payload, size_t size);
+// Fills it in. `flags` is GET, SET, PROBE and the feature's number.
+void make_feature(union feature* feature, uint32_t flags, const void* payload, size_t size);
 
 // Makes the call. The payload is written back whatever the outcome.
 long device_feature(int device, uint32_t flags, void* payload, size_t size);

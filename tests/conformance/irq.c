@@ -37,18 +37,18 @@ enum payload {
   kTrue,
 };
 
-static union irq_set make_set(uint32_t flags, uint32_t index, uint32_t start, uint32_t count,
-                               enum payload payload, int eventfd, uint32_t* size) {
-  union irq_set set = {.header = {.flags = flags, .index = index, .start = start, .count = count}};
-  *size = sizeof(set.header);
+// Returns the size of what was filled in.
+static uint32_t make_set(union irq_set* set, uint32_t flags, uint32_t index, uint32_t start,
+                         uint32_t count, enum payload payload, int eventfd) {
+  uint32_t size = sizeof(set->header);
   int32_t fds[2] = {eventfd, eventfd};
   switch (payload) {
     case kNothing:
       break;
     case kFalse:
     case kTrue:
-      set.header.data[0] = payload == kTrue;
-      *size += 1;
+      set->header.data[0] = payload == kTrue;
+      size += 1;
       break;
     case kMinusOne:
       fds[0] = fds[1] = -1;
@@ -68,17 +68,21 @@ static union irq_set make_set(uint32_t flags, uint32_t index, uint32_t start, ui
   }
   if (payload != kNothing && payload != kFalse && payload != kTrue) {
     const uint32_t length = payload == kTwoEventfds ? 8 : 4;
-    memcpy(set.header.data, fds, length);
-    *size += length;
+    memcpy(set->header.data, fds, length);
+    size += length;
   }
-  set.header.argsz = *size;
-  return set;
+  set->header.argsz = size;
+  set->header.flags = flags;
+  set->header.index = index;
+  set->header.start = start;
+  set->header.count = count;
+  return size;
 }
 
 static long set_irqs(int device, uint32_t flags, uint32_t index, uint32_t start, uint32_t count,
                      enum payload payload, int eventfd) {
-  uint32_t size;
-  union irq_set set = make_set(flags, index, start, count, payload, eventfd, &size);
+  union irq_set set;
+  make_set(&set, flags, index, start, count, payload, eventfd);
   return ioctl(device, VFIO_DEVICE_SET_IRQS, &set);
 }
 
@@ -219,10 +223,10 @@ static void set_msi(void) { set_table("msi", kMsi); }
 static void argument(void) {
   struct vfio vfio = open_device();
   int eventfd = make_eventfd();
-  uint32_t size;
-  union irq_set none = make_set(kNone | kTrigger, kIntx, 0, 0, kNothing, -1, &size);
-  check_argsz("none", vfio.device, VFIO_DEVICE_SET_IRQS, &none, size, size, NULL);
-  union irq_set set = make_set(kEventfd | kTrigger, kIntx, 0, 1, kOneEventfd, eventfd, &size);
+  union irq_set set;
+  uint32_t size = make_set(&set, kNone | kTrigger, kIntx, 0, 0, kNothing, -1);
+  check_argsz("none", vfio.device, VFIO_DEVICE_SET_IRQS, &set, size, size, NULL);
+  size = make_set(&set, kEventfd | kTrigger, kIntx, 0, 1, kOneEventfd, eventfd);
   check_argsz("eventfd", vfio.device, VFIO_DEVICE_SET_IRQS, &set, sizeof(set.header), size, NULL);
   check_pointers("eventfd", vfio.device, VFIO_DEVICE_SET_IRQS, &set, size);
   // A bad payload is found before a wrong index's action is refused.

@@ -5,7 +5,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,13 +30,14 @@ static long device_info(int device) {
   return ioctl(device, VFIO_DEVICE_GET_INFO, &info);
 }
 
+// The group can be opened, and is as new.
 static void report_free(void) {
   int group = open(group_path(device_name()), O_RDWR);
-  check_fd("group_is_free", group);
+  check_fd("after.group", group);
   int container = open_container();
-  check("set_container", set_container(group, container));
-  check("set_iommu", ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU));
-  check("map", map_page(container));
+  check("after.set_container", set_container(group, container));
+  check("after.set_iommu", ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU));
+  check("after.map", map_page(container));
 }
 
 // The container's fd goes first: group and device keep it alive.
@@ -166,56 +167,36 @@ static void killed(void) {
   report_free();
 }
 
-static void send_fd(int socket, int fd) {
-  union {
-    struct cmsghdr header;
-    char bytes[CMSG_SPACE(sizeof(int))];
-  } control = {.header = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
-  control.header.cmsg_len = CMSG_LEN(sizeof(int));
-  *(int*)CMSG_DATA(&control.header) = fd;
-  char byte = 0;
-  struct iovec data = {.iov_base = &byte, .iov_len = 1};
-  struct msghdr message = {
-      .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-  if (sendmsg(socket, &message, 0) != 1) {
-    give_up("sendmsg");
-  }
-}
-
-static int receive_fd(int socket) {
-  union {
-    struct cmsghdr header;
-    char bytes[CMSG_SPACE(sizeof(int))];
-  } control;
-  char byte;
-  struct iovec data = {.iov_base = &byte, .iov_len = 1};
-  struct msghdr message = {
-      .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
-  if (recvmsg(socket, &message, 0) != 1) {
-    give_up("recvmsg");
-  }
-  return *(int*)CMSG_DATA(&control.header);
-}
-
-// A device fd that only travels in a message keeps the device; a receiver with nothing else open can use it.
-static void passed_on(void) {
-  int sockets[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM, 0, sockets)) {
-    give_up("socketpair");
+// A device fd that another process took over, without container or group, is as good as the first.
+static void taken_over(void) {
+  int ready[2];
+  int fds[2];
+  if (pipe(ready)) {
+    give_up("pipe");
   }
   pid_t child = fork();
   if (!child) {
     struct vfio vfio = open_vfio(kDevice);
-    send_fd(sockets[1], vfio.device);
-    _exit(0);
+    fds[0] = vfio.device;
+    fds[1] = vfio.container;
+    _exit(write(ready[1], fds, sizeof(fds)) == sizeof(fds) && pause());
   }
+  if (read(ready[0], fds, sizeof(fds)) != sizeof(fds)) {
+    give_up("read");
+  }
+  int pidfd = (int)syscall(SYS_pidfd_open, child, 0);
+  int device = check_fd("device", (int)syscall(SYS_pidfd_getfd, pidfd, fds[0], 0));
+  int container = check_fd("container", (int)syscall(SYS_pidfd_getfd, pidfd, fds[1], 0));
+  kill(child, SIGKILL);
   waitpid(child, NULL, 0);
-  check_fd("in_flight.group", open(group_path(device_name()), O_RDWR));
-  int device = check_fd("receive", receive_fd(sockets[0]));
+  check_fd("group.held", open(group_path(device_name()), O_RDWR));
   check("device_info", device_info(device));
   write8(device, 0, 7, 0x77);
   check_value("scratch", "%#x", read8(device, 0, 7));
+  check("map", map_page(container));
+  check("map.again", map_page(container));
   close(device);
+  check("map.device_closed", map_page(container));
   report_free();
 }
 
@@ -242,7 +223,7 @@ static const struct test_case kCases[] = {
     {"child_exits", child_exits},
     {"child_uses", child_uses},
     {"killed", killed},
-    {"passed_on", passed_on},
+    {"taken_over", taken_over},
     {"many_times", many_times},
 };
 

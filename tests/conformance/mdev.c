@@ -266,20 +266,6 @@ static void classes(void) {
   report_device("under_test", device_name());
 }
 
-static unsigned available_instances(const char* type) {
-  char content[16] = "";
-  int fd = open(type_file(type, "available_instances"), O_RDONLY);
-  if (fd < 0 || read(fd, content, sizeof(content) - 1) < 0) {
-    give_up("available_instances");
-  }
-  close(fd);
-  unsigned value = 0;
-  for (const char* digit = content; *digit >= '0' && *digit <= '9'; digit++) {
-    value = value * 10 + (unsigned)(*digit - '0');
-  }
-  return value;
-}
-
 static void report_available(const char* name) {
   check_value(name, "mtty-1=%u mtty-2=%u", available_instances("mtty-1"),
               available_instances("mtty-2"));

@@ -102,7 +102,8 @@ static void argument(void) {
   struct vfio vfio = open_vfio(kDevice);
   struct vfio_device_feature_mig_state state = {.device_state = VFIO_DEVICE_STATE_STOP};
   const uint32_t flags = kSet | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
-  union feature set = make_feature(flags, &state, sizeof(state));
+  union feature set;
+  make_feature(&set, flags, &state, sizeof(state));
   const size_t size = set.header.argsz;
   check_argsz("set", vfio.device, VFIO_DEVICE_FEATURE, &set, sizeof(set.header), size, NULL);
   check("reset", ioctl(vfio.device, VFIO_DEVICE_RESET));
@@ -110,7 +111,7 @@ static void argument(void) {
   check_value("state", "%s", current_state(vfio.device));
   // The new fd has nowhere to go: the step was taken all the same, and the fd is closed.
   state.device_state = VFIO_DEVICE_STATE_STOP_COPY;
-  set = make_feature(flags, &state, sizeof(state));
+  make_feature(&set, flags, &state, sizeof(state));
   check_pointers("stop_copy", vfio.device, VFIO_DEVICE_FEATURE, &set, size);
   check_value("stop_copy.state", "%s", current_state(vfio.device));
 }

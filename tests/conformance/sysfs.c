@@ -63,6 +63,20 @@ void must_create_mdev(const char* type, const char* uuid) {
   }
 }
 
+unsigned available_instances(const char* type) {
+  char content[16] = "";
+  int fd = open(type_file(type, "available_instances"), O_RDONLY);
+  if (fd < 0 || read(fd, content, sizeof(content) - 1) < 0) {
+    give_up("available_instances");
+  }
+  close(fd);
+  unsigned value = 0;
+  for (const char* digit = content; *digit >= '0' && *digit <= '9'; digit++) {
+    value = value * 10 + (unsigned)(*digit - '0');
+  }
+  return value;
+}
+
 void remove_own_mdevs(void) {
   for (unsigned n = 0; n < 64; n++) {
     if (!access(mdev_file(own_uuid(n), "remove"), F_OK)) {

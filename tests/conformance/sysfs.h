@@ -22,6 +22,9 @@ long remove_mdev(const char* uuid);
 // As above, or gives up.
 void must_create_mdev(const char* type, const char* uuid);
 
+// How many more devices of a type there can be, as its attribute says.
+unsigned available_instances(const char* type);
+
 // Reports a file's text, a link's target and a directory's entries, with UUIDs and group numbers made
 // anonymous, as those of `uuid`.
 void report_file(const char* name, const char* path, const char* uuid);
