@@ -166,8 +166,7 @@ void check_pointers(const char* prefix, int fd, unsigned long request, const voi
         give_up("mprotect");
       }
     }
-    check(text("%s.pointer.%s", prefix, pointers[i].name),
-          ioctl(fd, request, pointers[i].address));
+    check(text("%s.pointer.%s", prefix, pointers[i].name), ioctl(fd, request, pointers[i].address));
   }
   munmap(pages, page);
 }
@@ -196,8 +195,8 @@ static void report_timeout(int signal) {
 void run_case(const struct section* section, const struct test_case* test,
               bool (*filter)(const char* line)) {
   if (!reported) {
-    reported = mmap(NULL, sizeof(*reported), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                    -1, 0);
+    reported =
+        mmap(NULL, sizeof(*reported), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (reported == MAP_FAILED) {
       perror("mmap");
       exit(2);

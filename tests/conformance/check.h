@@ -2,8 +2,8 @@
 //
 //   SECTION.CASE.CHECK ret=RESULT [errno=NAME] [what came back]
 //
-// A case is a function that makes checks; it runs in a process of its own, so that whatever it leaves open
-// is closed before the next one starts. A section is a table of cases.
+// A case is a function that makes checks; it runs in a process of its own, so that whatever it
+// leaves open is closed before the next one starts. A section is a table of cases.
 #ifndef UVFIO_TESTS_CONFORMANCE_CHECK_H_
 #define UVFIO_TESTS_CONFORMANCE_CHECK_H_
 
@@ -24,7 +24,7 @@ struct section {
   const char* summary;
   const struct test_case* cases;
   size_t num_cases;
-  bool needs_root;     // Creates and removes devices; skipped by --no-root.
+  bool needs_root;      // Creates and removes devices; skipped by --no-root.
   void (*clean)(void);  // Undoes, after each case, what outlives the case's process. May be NULL.
 };
 
@@ -65,13 +65,14 @@ const char* hex(const void* bytes, size_t size);
 // Prints what an ioctl wrote into its argument. Called for failures too.
 typedef const char* describe_fn(const void* argument);
 
-// Makes the call with each argsz that a handler has to tell apart: none, one short of `minsz`, exactly that,
-// the whole struct, more, and the largest. `template` is the argument otherwise; it starts with argsz.
+// Makes the call with each argsz that a handler has to tell apart: none, one short of `minsz`,
+// exactly that, the whole struct, more, and the largest. `template` is the argument otherwise; it
+// starts with argsz.
 void check_argsz(const char* prefix, int fd, unsigned long request, const void* template,
                  size_t minsz, size_t size, describe_fn* describe);
 
-// Makes the call with pointers that no handler may follow: NULL, unmapped, kernel, an argument that reaches into an
-// unmapped page, and one that may be read but not written.
+// Makes the call with pointers that no handler may follow: NULL, unmapped, kernel, an argument that
+// reaches into an unmapped page, and one that may be read but not written.
 void check_pointers(const char* prefix, int fd, unsigned long request, const void* argument,
                     size_t size);
 

@@ -1,4 +1,5 @@
-// The container's own ioctls: GET_API_VERSION, CHECK_EXTENSION, SET_IOMMU, and what is left to the IOMMU driver.
+// The container's own ioctls: GET_API_VERSION, CHECK_EXTENSION, SET_IOMMU, and what is left to the
+// IOMMU driver.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,8 +16,8 @@ static const struct {
   const char* name;
   enum stage stage;
 } kStates[] = {
-    {"empty", kOpened}, {"attached", kAttached}, {"type1", kType1}, {"type1v2", kType1v2},
-    {"device", kDevice},
+    {"empty", kOpened},    {"attached", kAttached}, {"type1", kType1},
+    {"type1v2", kType1v2}, {"device", kDevice},
 };
 
 static long get_info(int container) {

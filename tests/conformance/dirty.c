@@ -88,7 +88,8 @@ static const struct bitmap_call kCalls[] = {
     {"whole_space", 0, 0, -(uint64_t)kPage, kPage, 256ull << 20, words},
 };
 
-// What the call left of a bitmap that was all ones: bits outside mapped areas are the caller's.
+// What the call left of the bitmap. The tables fill it with ones: words without a mapped page are
+// the caller's.
 static const char* describe_words(const struct bitmap_call* call) {
   return call->data == words ? text("bitmap=%s", hex(words, 24)) : "bitmap=-";
 }
@@ -105,7 +106,6 @@ static long get_bitmap(int container, const struct bitmap_call* call) {
       .bitmap = {.pgsize = call->pgsize, .size = call->bitmap_size, .data = (void*)call->data},
   };
   memcpy(argument.bytes + sizeof(argument.dirty), &range, sizeof(range));
-  memset(words, 0xff, sizeof(words));
   return ioctl(container, VFIO_IOMMU_DIRTY_PAGES, &argument);
 }
 
@@ -122,7 +122,6 @@ static long unmap_with_bitmap(int container, const struct bitmap_call* call, uin
   const struct vfio_bitmap bitmap = {
       .pgsize = call->pgsize, .size = call->bitmap_size, .data = (void*)call->data};
   memcpy(argument.bytes + sizeof(argument.unmap), &bitmap, sizeof(bitmap));
-  memset(words, 0xff, sizeof(words));
   long result = ioctl(container, VFIO_IOMMU_UNMAP_DMA, &argument);
   *unmapped = argument.unmap.size;
   return result;
@@ -136,6 +135,7 @@ static void get_table(void) {
       check("start", dirty_pages(vfio.container, kStart));
     }
     for (size_t i = 0; i < ARRAY_SIZE(kCalls); i++) {
+      memset(words, 0xff, sizeof(words));
       long result = get_bitmap(vfio.container, &kCalls[i]);
       check_out(text("%s.%s", tracking ? "on" : "off", kCalls[i].name), result, "%s",
                 describe_words(&kCalls[i]));
@@ -153,6 +153,7 @@ static void unmap_bitmap_table(void) {
     map(vfio.container, kIova, kSize);
     const long available = dma_available(vfio.container);
     for (size_t i = 0; i < ARRAY_SIZE(kCalls); i++) {
+      memset(words, 0xff, sizeof(words));
       uint64_t size;
       long result = unmap_with_bitmap(vfio.container, &kCalls[i], &size);
       const char* written = describe_words(&kCalls[i]);
@@ -187,8 +188,8 @@ static void flags(void) {
 static void argument(void) {
   struct vfio vfio = open_vfio(kType1v2);
   const struct vfio_iommu_type1_dirty_bitmap dirty = {.argsz = sizeof(dirty), .flags = kStart};
-  check_argsz("start", vfio.container, VFIO_IOMMU_DIRTY_PAGES, &dirty, sizeof(dirty),
-              sizeof(dirty), NULL);
+  check_argsz("start", vfio.container, VFIO_IOMMU_DIRTY_PAGES, &dirty, sizeof(dirty), sizeof(dirty),
+              NULL);
   check_pointers("start", vfio.container, VFIO_IOMMU_DIRTY_PAGES, &dirty, sizeof(dirty));
   char get[sizeof(dirty) + sizeof(struct vfio_iommu_type1_dirty_bitmap_get)];
   struct vfio_iommu_type1_dirty_bitmap header = {.argsz = sizeof(get), .flags = kGet};
@@ -207,8 +208,8 @@ static void version_1(void) {
     check(text("flags_%#x", all[i]), dirty_pages(vfio.container, all[i]));
   }
   const struct vfio_iommu_type1_dirty_bitmap dirty = {.argsz = sizeof(dirty), .flags = kStart};
-  check_argsz("start", vfio.container, VFIO_IOMMU_DIRTY_PAGES, &dirty, sizeof(dirty),
-              sizeof(dirty), NULL);
+  check_argsz("start", vfio.container, VFIO_IOMMU_DIRTY_PAGES, &dirty, sizeof(dirty), sizeof(dirty),
+              NULL);
   check_pointers("start", vfio.container, VFIO_IOMMU_DIRTY_PAGES, &dirty, sizeof(dirty));
   uint64_t size;
   long result = unmap_with_bitmap(vfio.container, &kCalls[0], &size);
@@ -241,13 +242,14 @@ static void limits(void) {
   }
 }
 
-// Two mappings side by side that share a word of the bitmap, and a hole after them.
+// Two mappings side by side that share a word of the bitmap, then a hole, then one that was mapped
+// while tracking.
 static void several_mappings(void) {
   struct vfio vfio = open_vfio(kType1v2);
   map(vfio.container, 0x100000, 3 * kPage);
   map(vfio.container, 0x103000, 5 * kPage);
   check("start", dirty_pages(vfio.container, kStart));
-  map(vfio.container, 0x10a000, 2 * kPage);  // While tracking
+  map(vfio.container, 0x10a000, 2 * kPage);
   const struct bitmap_call calls[] = {
       {"both", 0, 0x100000, 8 * kPage, kPage, 8, words},
       {"with_hole", 0, 0x100000, 64 * kPage, kPage, 8, words},
@@ -256,14 +258,44 @@ static void several_mappings(void) {
       {"cut", 0, 0x100000, 4 * kPage, kPage, 8, words},
       {"third", 0, 0x10a000, 2 * kPage, kPage, 8, words},
   };
+  memset(words, 0, sizeof(words));
   for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
     long result = get_bitmap(vfio.container, &calls[i]);
     check_out(calls[i].name, result, "%s", describe_words(&calls[i]));
   }
   uint64_t size;
   long result = unmap_with_bitmap(vfio.container, &calls[1], &size);
-  check_out("unmap", result, "size=%#llx %s", (unsigned long long)size,
-            describe_words(&calls[1]));
+  check_out("unmap", result, "size=%#llx %s", (unsigned long long)size, describe_words(&calls[1]));
+}
+
+// The caller's own bits, in a word that also has a mapping's.
+static void old_bits(void) {
+  const struct {
+    struct bitmap_call call;
+    uint64_t old;
+  } rows[] = {
+      {{"after_mapping", 0, 0x100000, 64 * kPage, kPage, 8, words}, ~0ull << 8},
+      {{"inside_mapping", 0, 0x100000, 64 * kPage, kPage, 8, words}, 0x3c},
+      {{"before_mapping", 0, 0xfc000, 64 * kPage, kPage, 8, words}, 0xf},
+      {{"behind_shifted_mapping", 0, 0xfc000, 64 * kPage, kPage, 8, words}, ~0ull << 12},
+      {{"inside_shifted_mapping", 0, 0xfc000, 64 * kPage, kPage, 8, words}, 0xff0},
+  };
+  for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+    struct vfio vfio = open_vfio(kType1v2);
+    map(vfio.container, 0x100000, 8 * kPage);
+    if (dirty_pages(vfio.container, kStart)) {
+      give_up("DIRTY_PAGES START");
+    }
+    memset(words, 0, sizeof(words));
+    words[0] = rows[i].old;
+    long result = get_bitmap(vfio.container, &rows[i].call);
+    check_out(rows[i].call.name, result, "%s", describe_words(&rows[i].call));
+    // What the first call left must not show in the second.
+    memset(words, 0, sizeof(words));
+    result = get_bitmap(vfio.container, &rows[i].call);
+    check_out(text("%s.second", rows[i].call.name), result, "%s", describe_words(&rows[i].call));
+    close_vfio(&vfio);
+  }
 }
 
 static const struct test_case kCases[] = {
@@ -274,6 +306,7 @@ static const struct test_case kCases[] = {
     {"version_1", version_1},
     {"limits", limits},
     {"several_mappings", several_mappings},
+    {"old_bits", old_bits},
 };
 
 const struct section dirty_section = {

@@ -70,8 +70,9 @@ static void argument(void) {
 
   const uint32_t unknown[] = {1u << 19, 1u << 31};
   for (size_t i = 0; i < ARRAY_SIZE(unknown); i++) {
-    check(text("unknown_flag_%#x", unknown[i]),
-          device_feature(vfio.device, unknown[i] | kProbe | VFIO_DEVICE_FEATURE_MIGRATION, NULL, 0));
+    check(
+        text("unknown_flag_%#x", unknown[i]),
+        device_feature(vfio.device, unknown[i] | kProbe | VFIO_DEVICE_FEATURE_MIGRATION, NULL, 0));
     check(text("unknown_flag_%#x.unknown_feature", unknown[i]),
           device_feature(vfio.device, unknown[i] | kProbe | 1000, NULL, 0));
   }
@@ -114,8 +115,9 @@ static void logging_start_table(void) {
       {"page_size_huge", 1ull << 30, 1, (uintptr_t)many},
   };
   for (size_t i = 0; i < ARRAY_SIZE(counts); i++) {
-    struct vfio_device_feature_dma_logging_control control = {
-        .page_size = counts[i].page_size, .num_ranges = counts[i].count, .ranges = counts[i].address};
+    struct vfio_device_feature_dma_logging_control control = {.page_size = counts[i].page_size,
+                                                              .num_ranges = counts[i].count,
+                                                              .ranges = counts[i].address};
     long result = device_feature(vfio.device, kSet | VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
                                  &control, sizeof(control));
     check_out(counts[i].name, result, "page_size=%#llx", (unsigned long long)control.page_size);
@@ -145,6 +147,8 @@ static void logging_start_table(void) {
   }
 }
 
+// Only what is refused: whether a report can be made at all depends on how the kernel was built, as
+// the code that writes its bitmap belongs to iommufd.
 static void logging_report(void) {
   struct vfio vfio = open_vfio(kDevice);
   static uint64_t words[64];
@@ -152,22 +156,12 @@ static void logging_report(void) {
     const char* name;
     uint64_t iova, length, page_size, bitmap;
   } rows[] = {
-      {"page", 0x100000, kPage, kPage, (uintptr_t)words},
-      {"two_words", 0x100000, 128 * kPage, kPage, (uintptr_t)words},
-      {"outside", 0x900000, kPage, kPage, (uintptr_t)words},
       {"page_size_zero", 0x100000, kPage, 0, (uintptr_t)words},
       {"page_size_one", 0x100000, kPage, 1, (uintptr_t)words},
       {"page_size_2048", 0x100000, kPage, 2048, (uintptr_t)words},
       {"page_size_odd", 0x100000, kPage, 12288, (uintptr_t)words},
-      {"page_size_8192", 0x100000, 8192, 8192, (uintptr_t)words},
-      {"length_zero", 0x100000, 0, kPage, (uintptr_t)words},
-      {"length_one", 0x100000, 1, kPage, (uintptr_t)words},
-      {"iova_unaligned", 0x100001, kPage, kPage, (uintptr_t)words},
       {"wraps", -(uint64_t)kPage, 2 * kPage, kPage, (uintptr_t)words},
       {"last_page", -(uint64_t)kPage, kPage, kPage, (uintptr_t)words},
-      {"bitmap_null", 0x100000, kPage, kPage, 0},
-      {"bitmap_kernel", 0x100000, kPage, kPage, 0xffff888000000000},
-      {"bitmap_unaligned", 0x100000, kPage, kPage, (uintptr_t)words + 1},
   };
   for (int started = 0; started <= 1; started++) {
     struct vfio_device_feature_dma_logging_range range = {0x100000, 256 * kPage};
@@ -180,11 +174,9 @@ static void logging_report(void) {
                                                               .length = rows[i].length,
                                                               .page_size = rows[i].page_size,
                                                               .bitmap = rows[i].bitmap};
-      memset(words, 0xff, sizeof(words));
       long result = device_feature(vfio.device, kGet | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
                                    &report, sizeof(report));
-      check_out(text("%s.%s", started ? "started" : "stopped", rows[i].name), result, "bitmap=%s",
-                hex(words, 24));
+      check(text("%s.%s", started ? "started" : "stopped", rows[i].name), result);
     }
   }
   check("stop", device_feature(vfio.device, kSet | VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP, NULL, 0));
@@ -200,13 +192,6 @@ static void logging_argument(void) {
   union feature start;
   make_feature(&start, kSet | VFIO_DEVICE_FEATURE_DMA_LOGGING_START, &control, sizeof(control));
   check_feature_argument("start", vfio.device, &start);
-  uint64_t word = 0;
-  const struct vfio_device_feature_dma_logging_report range_report = {
-      .iova = 0x100000, .length = kPage, .page_size = kPage, .bitmap = (uintptr_t)&word};
-  union feature report;
-  make_feature(&report, kGet | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT, &range_report,
-                                      sizeof(range_report));
-  check_feature_argument("report", vfio.device, &report);
 }
 
 static const struct test_case kCases[] = {

@@ -97,7 +97,9 @@ struct vfio open_vfio_of(const char* uuid, enum stage stage) {
   return vfio;
 }
 
-struct vfio open_vfio(enum stage stage) { return open_vfio_of(device_uuid, stage); }
+struct vfio open_vfio(enum stage stage) {
+  return open_vfio_of(device_uuid, stage);
+}
 
 void close_vfio(struct vfio* vfio) {
   int* const fds[] = {&vfio->device, &vfio->group, &vfio->container};

@@ -58,7 +58,8 @@ int open_group(void);
 long set_container(int group, int container);
 int get_device_fd(int group);
 
-// How many more mappings the container takes, from its DMA_AVAIL capability. A negative errno on failure.
+// How many more mappings the container takes, from its DMA_AVAIL capability. A negative errno on
+// failure.
 long dma_available(int container);
 
 // Reads and clears an eventfd that may be quiet: how often it was signalled.

@@ -189,9 +189,9 @@ static const struct {
     {"req.mask.none", kNone | kMask, kReq, 0, 1, kNothing},
 };
 
-// Each row from each state: `signals` is how often the eventfd that was set before was signalled by the call,
-// and `then` by a trigger of either kind after it, which tells what state the call left.
-static void set_table(const char* state, uint32_t enabled_index) {
+// Each row from each state: `signals` is how often the eventfd that was set before was signalled by
+// the call, and `then` by a trigger of either kind after it, which tells what state the call left.
+static void set_table(uint32_t enabled_index) {
   struct vfio vfio = open_device();
   const bool enabled = enabled_index == kIntx || enabled_index == kMsi;
   int before = make_eventfd();
@@ -211,14 +211,14 @@ static void set_table(const char* state, uint32_t enabled_index) {
     set_irqs(vfio.device, kNone | kTrigger, kIntx, 0, 1, kNothing, -1);
     set_irqs(vfio.device, kNone | kTrigger, kMsi, 0, 1, kNothing, -1);
     errno = error;
-    check_out(text("%s.%s", state, kRows[i].name), result, "signals=%llu then=%llu,%llu", signals,
+    check_out(kRows[i].name, result, "signals=%llu then=%llu,%llu", signals,
               (unsigned long long)take_signals(before), (unsigned long long)take_signals(in_call));
   }
 }
 
-static void set_disabled(void) { set_table("disabled", UINT32_MAX); }
-static void set_intx(void) { set_table("intx", kIntx); }
-static void set_msi(void) { set_table("msi", kMsi); }
+static void set_disabled(void) { set_table(UINT32_MAX); }
+static void set_intx(void) { set_table(kIntx); }
+static void set_msi(void) { set_table(kMsi); }
 
 static void argument(void) {
   struct vfio vfio = open_device();

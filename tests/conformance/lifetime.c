@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/serial_reg.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -76,8 +77,8 @@ static void device_last(void) {
   close(vfio.container);
   close(vfio.group);
   check("device_info", device_info(vfio.device));
-  write8(vfio.device, 0, 7, 0xa5);
-  check_value("scratch", "%#x", read8(vfio.device, 0, 7));
+  write8(vfio.device, 0, UART_SCR, 0xa5);
+  check_value("scratch", "%#x", read8(vfio.device, 0, UART_SCR));
   close(vfio.device);
   report_free();
 }
@@ -133,12 +134,12 @@ static void child_uses(void) {
   if (!child) {
     check("child.map", map_page(vfio.container));
     check("child.device_info", device_info(vfio.device));
-    write8(vfio.device, 0, 7, 0x3c);
+    write8(vfio.device, 0, UART_SCR, 0x3c);
     check_fd("child.second_device", get_device_fd(vfio.group));
     _exit(0);
   }
   waitpid(child, NULL, 0);
-  check_value("scratch", "%#x", read8(vfio.device, 0, 7));
+  check_value("scratch", "%#x", read8(vfio.device, 0, UART_SCR));
   // The mapping of a process that is gone stays.
   check("map", map_page(vfio.container));
   struct vfio_iommu_type1_dma_unmap unmap = {.argsz = sizeof(unmap), .iova = kIova, .size = kPage};
@@ -191,8 +192,8 @@ static void taken_over(void) {
   waitpid(child, NULL, 0);
   check_fd("group.held", open(group_path(device_name()), O_RDWR));
   check("device_info", device_info(device));
-  write8(device, 0, 7, 0x77);
-  check_value("scratch", "%#x", read8(device, 0, 7));
+  write8(device, 0, UART_SCR, 0x77);
+  check_value("scratch", "%#x", read8(device, 0, UART_SCR));
   check("map", map_page(container));
   check("map.again", map_page(container));
   close(device);

@@ -1,5 +1,6 @@
-// Makes every VFIO call that a mediated serial card allows, and prints what came of it, one line a check. The output
-// does not depend on the machine, so that one implementation's can be compared with another's: see README.md.
+// Makes every VFIO call that a mediated serial card allows, and prints what came of it, one line a
+// check. The output does not depend on the machine, so that one implementation's can be compared
+// with another's: see README.md.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,25 +10,27 @@
 #include "fixture.h"
 
 static const struct section* const kSections[] = {
-    &container_section, &group_section,     &lifetime_section, &type1_section,
-    &dirty_section,     &device_section,    &irq_section,      &feature_section,
-    &migration_section, &mtty_section,      &mdev_section,     &remove_section,
+    &container_section, &group_section,  &lifetime_section, &type1_section,
+    &dirty_section,     &device_section, &irq_section,      &feature_section,
+    &migration_section, &mtty_section,   &mdev_section,     &remove_section,
 };
 
 static char** selectors;
 static int num_selectors;
 
 static void usage(FILE* out) {
-  fprintf(out,
-          "usage: uvfio-conformance [--no-root] [--list] [SECTION[.CASE[.CHECK]]...]\n"
-          "\n"
-          "Checks a VFIO implementation through a mediated serial card (mtty). The card is the one\n"
-          "whose UUID is in $UVFIO_MDEV, else the first in " MDEV_DEVICES ".\n"
-          "\n"
-          "  --list     print the sections and cases, run nothing\n"
-          "  --no-root  leave out the sections that create and remove devices\n"
-          "\n"
-          "Sections:\n");
+  fprintf(
+      out,
+      "usage: uvfio-conformance [--no-root] [--list] [SECTION[.CASE[.CHECK]]...]\n"
+      "\n"
+      "Checks a VFIO implementation through a mediated serial card (mtty). The card is the one\n"
+      "whose UUID is in $UVFIO_MDEV, else the first in " MDEV_DEVICES
+      ".\n"
+      "\n"
+      "  --list     print the sections and cases, run nothing\n"
+      "  --no-root  leave out the sections that create and remove devices\n"
+      "\n"
+      "Sections:\n");
   for (size_t i = 0; i < ARRAY_SIZE(kSections); i++) {
     fprintf(out, "  %-10s %s%s\n", kSections[i]->name, kSections[i]->summary,
             kSections[i]->needs_root ? " (root)" : "");

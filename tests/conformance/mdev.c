@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/pci_regs.h>
+#include <linux/serial_reg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -31,11 +33,12 @@ static void types(void) {
   report_directory("list", type_file("", ""), device_name());
   for (size_t i = 0; i < ARRAY_SIZE(kTypes); i++) {
     report_directory(text("%s", kTypes[i]), type_file(kTypes[i], ""), device_name());
-    const char* const files[] = {"device_api", "name", "available_instances", "description"};
+    const char* const files[] = {"device_api", "name", "description"};
     for (size_t j = 0; j < ARRAY_SIZE(files); j++) {
       report_file(text("%s.%s", kTypes[i], files[j]), type_file(kTypes[i], files[j]),
                   device_name());
     }
+    check_value(text("%s.available_instances", kTypes[i]), "%u", available_instances(kTypes[i]));
     const char* const modes[] = {"create", "device_api", "name", "available_instances", "devices"};
     for (size_t j = 0; j < ARRAY_SIZE(modes); j++) {
       report_mode(text("%s.%s.stat", kTypes[i], modes[j]), type_file(kTypes[i], modes[j]));
@@ -60,8 +63,7 @@ static void access_modes(void) {
       {"name.rdwr", type_file("mtty-1", "name"), O_RDWR},
       {"device_api.wronly", type_file("mtty-1", "device_api"), O_WRONLY},
       {"available_instances.wronly", type_file("mtty-1", "available_instances"), O_WRONLY},
-      {"available_instances.trunc", type_file("mtty-1", "available_instances"),
-       O_RDONLY | O_TRUNC},
+      {"available_instances.trunc", type_file("mtty-1", "available_instances"), O_RDONLY | O_TRUNC},
       {"remove.rdonly", mdev_file(device_name(), "remove"), O_RDONLY},
       {"remove.rdwr", mdev_file(device_name(), "remove"), O_RDWR},
       {"remove.wronly", mdev_file(device_name(), "remove"), O_WRONLY},
@@ -168,15 +170,33 @@ static void duplicates(void) {
 }
 
 static void remove_strings(void) {
-  const char* const strings[] = {"0",   "0\n", "00",  "0x0", "x",   "-1",  "+1x", " 1", "1 ",
-                                 "1x",  "",    "\n",  "1",   "1\n", "2",   "0x1", "+1",
-                                 "010", "18446744073709551616", "18446744073709551615", "1\n\n"};
+  const char* const strings[] = {"0",
+                                 "0\n",
+                                 "00",
+                                 "0x0",
+                                 "x",
+                                 "-1",
+                                 "+1x",
+                                 " 1",
+                                 "1 ",
+                                 "1x",
+                                 "",
+                                 "\n",
+                                 "1",
+                                 "1\n",
+                                 "2",
+                                 "0x1",
+                                 "+1",
+                                 "010",
+                                 "18446744073709551616",
+                                 "18446744073709551615",
+                                 "1\n\n"};
   for (size_t i = 0; i < ARRAY_SIZE(strings); i++) {
     if (!exists(mdev_file(own_uuid(1), ""))) {
       must_create_mdev("mtty-1", own_uuid(1));
     }
     long result = write_file(mdev_file(own_uuid(1), "remove"), strings[i], strlen(strings[i]));
-    check_out(text("%zu", i), result, "string=%s removed=%d", hex(strings[i], strlen(strings[i])),
+    check_out(text("string_%s", hex(strings[i], strlen(strings[i]))), result, "removed=%d",
               !exists(mdev_file(own_uuid(1), "")));
   }
   remove_own_mdevs();
@@ -325,15 +345,15 @@ static void fresh_device(void) {
   check_out("state", result, "state=%u", state.device_state);
 
   // What the UART holds outlives the file that wrote it.
-  write8(vfio.device, 0, 7, 0x99);
-  write8(vfio.device, 0, 0, 'x');
+  write8(vfio.device, 0, UART_SCR, 0x99);
+  write8(vfio.device, 0, UART_TX, 'x');
   close_vfio(&vfio);
   vfio = open_vfio_of(own_uuid(1), kDevice);
-  check_value("reopened.scr", "%#x", read8(vfio.device, 0, 7));
-  check_value("reopened.lsr", "%#x", read8(vfio.device, 0, 5));
+  check_value("reopened.scr", "%#x", read8(vfio.device, 0, UART_SCR));
+  check_value("reopened.lsr", "%#x", read8(vfio.device, 0, UART_LSR));
   check("reset", ioctl(vfio.device, VFIO_DEVICE_RESET));
-  check_value("reset.scr", "%#x", read8(vfio.device, 0, 7));
-  check_value("reset.lsr", "%#x", read8(vfio.device, 0, 5));
+  check_value("reset.scr", "%#x", read8(vfio.device, 0, UART_SCR));
+  check_value("reset.lsr", "%#x", read8(vfio.device, 0, UART_LSR));
 }
 
 static void two_ports(void) {
@@ -346,26 +366,41 @@ static void two_ports(void) {
               (unsigned long long)info.size, (unsigned long long)info.offset);
   }
   for (unsigned bar = 0; bar < 2; bar++) {
-    write8(vfio.device, bar, 7, (uint8_t)(0x10 + bar));
-    write8(vfio.device, bar, 0, (uint8_t)('a' + bar));
+    write8(vfio.device, bar, UART_SCR, (uint8_t)(0x10 + bar));
+    write8(vfio.device, bar, UART_TX, (uint8_t)('a' + bar));
   }
   for (unsigned bar = 0; bar < 2; bar++) {
-    const uint8_t scratch = read8(vfio.device, bar, 7);
-    check_value(text("port.%u", bar), "scr=%#x rx=%c", scratch, read8(vfio.device, bar, 0));
+    const uint8_t scratch = read8(vfio.device, bar, UART_SCR);
+    check_value(text("port.%u", bar), "scr=%#x rx=%c", scratch, read8(vfio.device, bar, UART_RX));
   }
   const uint32_t all_ones = 0xffffffff;
   for (unsigned bar = 0; bar < 2; bar++) {
-    const off_t offset = (off_t)(region_offset(VFIO_PCI_CONFIG_REGION_INDEX) + 0x10 + 4 * bar);
+    const off_t offset =
+        (off_t)(region_offset(VFIO_PCI_CONFIG_REGION_INDEX) + PCI_BASE_ADDRESS_0 + 4 * bar);
     uint32_t size = 0;
     check(text("bar.%u.write", bar), pwrite(vfio.device, &all_ones, 4, offset));
     long result = pread(vfio.device, &size, 4, offset);
     check_out(text("bar.%u.size", bar), result, "value=%#x", size);
   }
   struct vfio_device_feature_mig_data_size size = {0};
-  long result = device_feature(vfio.device, kGet | VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, &size,
-                               sizeof(size));
+  long result =
+      device_feature(vfio.device, kGet | VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, &size, sizeof(size));
   check_out("data_size", result, "stop_copy_length=%llu",
             (unsigned long long)size.stop_copy_length);
+}
+
+// What a write to a BAR leaves of it, on a device that nobody has to use after.
+static void bar_bits(void) {
+  must_create_mdev("mtty-1", own_uuid(1));
+  struct vfio vfio = open_vfio_of(own_uuid(1), kDevice);
+  const off_t bar0 = (off_t)(region_offset(VFIO_PCI_CONFIG_REGION_INDEX) + PCI_BASE_ADDRESS_0);
+  const uint32_t values[] = {0x0000c000, 0x0000d003, 0x0000e005, 0xffffffff, 0xfffffffe, 0};
+  for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
+    uint32_t value = 0;
+    check(text("%#x.write", values[i]), pwrite(vfio.device, &values[i], 4, bar0));
+    long result = pread(vfio.device, &value, 4, bar0);
+    check_out(text("%#x.read", values[i]), result, "value=%#x", value);
+  }
 }
 
 // Several groups share a container, and each other's mappings.
@@ -380,12 +415,14 @@ static void two_groups(void) {
       .argsz = sizeof(map), .flags = 3, .iova = 0x100000, .size = kPage};
   check("map", ioctl(first.container, VFIO_IOMMU_MAP_DMA, &map));
   check_fd("first.name_of_second", ioctl(first.group, VFIO_GROUP_GET_DEVICE_FD, own_uuid(2)));
-  first.device = check_fd("first.device", ioctl(first.group, VFIO_GROUP_GET_DEVICE_FD, own_uuid(1)));
+  first.device =
+      check_fd("first.device", ioctl(first.group, VFIO_GROUP_GET_DEVICE_FD, own_uuid(1)));
   second.device =
       check_fd("second.device", ioctl(second.group, VFIO_GROUP_GET_DEVICE_FD, own_uuid(2)));
-  write8(first.device, 0, 7, 0x21);
-  write8(second.device, 0, 7, 0x43);
-  check_value("scratch", "%#x,%#x", read8(first.device, 0, 7), read8(second.device, 0, 7));
+  write8(first.device, 0, UART_SCR, 0x21);
+  write8(second.device, 0, UART_SCR, 0x43);
+  check_value("scratch", "%#x,%#x", read8(first.device, 0, UART_SCR),
+              read8(second.device, 0, UART_SCR));
   check("first.unset.busy", ioctl(first.group, VFIO_GROUP_UNSET_CONTAINER));
   close(first.device);
   first.device = -1;
@@ -414,6 +451,7 @@ static const struct test_case kCases[] = {
     {"instances", instances},
     {"fresh_device", fresh_device},
     {"two_ports", two_ports},
+    {"bar_bits", bar_bits},
     {"two_groups", two_groups},
 };
 

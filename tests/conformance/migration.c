@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/serial_reg.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -69,8 +70,8 @@ static void support(void) {
                                sizeof(migration));
   check_out("flags", result, "flags=%#llx", (unsigned long long)migration.flags);
   struct vfio_device_feature_mig_data_size size = {.stop_copy_length = ~0ull};
-  result = device_feature(vfio.device, kGet | VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, &size,
-                          sizeof(size));
+  result =
+      device_feature(vfio.device, kGet | VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, &size, sizeof(size));
   check_out("data_size", result, "stop_copy_length=%llu",
             (unsigned long long)size.stop_copy_length);
   check_value("initial_state", "%s", current_state(vfio.device));
@@ -133,18 +134,18 @@ static void reopening(void) {
 }
 
 static void scratch_and_fifo(int device, uint8_t scratch, const char* bytes) {
-  write8(device, 0, 3, 0);     // LCR
-  write8(device, 0, 2, 0x07);  // FCR: on, and cleared
-  write8(device, 0, 7, scratch);
+  write8(device, 0, UART_LCR, 0);
+  write8(device, 0, UART_FCR, UART_FCR_ENABLE_FIFO | UART_FCR_CLEAR_RCVR | UART_FCR_CLEAR_XMIT);
+  write8(device, 0, UART_SCR, scratch);
   for (; *bytes; bytes++) {
-    write8(device, 0, 0, (uint8_t)*bytes);
+    write8(device, 0, UART_TX, (uint8_t)*bytes);
   }
 }
 
 static const char* fifo_text(int device) {
   char received[20] = "";
-  for (size_t i = 0; i + 1 < sizeof(received) && read8(device, 0, 5) & 1; i++) {  // LSR.DR
-    received[i] = (char)read8(device, 0, 0);
+  for (size_t i = 0; i + 1 < sizeof(received) && read8(device, 0, UART_LSR) & UART_LSR_DR; i++) {
+    received[i] = (char)read8(device, 0, UART_RX);
   }
   return text("%s", received);
 }
@@ -164,9 +165,10 @@ static size_t save(int device, char* data, size_t size) {
 
 static void data_format(void) {
   struct vfio vfio = open_vfio(kDevice);
-  write8(vfio.device, 0, 3, 0);  // LCR
-  write8(vfio.device, 0, 1, 0);  // IER
-  write8(vfio.device, 0, 4, 0);  // MCR
+  write8(vfio.device, 0, UART_LCR, UART_LCR_DLAB);  // Selecting the divisor clears it.
+  write8(vfio.device, 0, UART_LCR, 0);
+  write8(vfio.device, 0, UART_IER, 0);
+  write8(vfio.device, 0, UART_MCR, 0);
   scratch_and_fifo(vfio.device, 0x5a, "uvfio");
   char data[256];
   size_t length = save(vfio.device, data, sizeof(data));
@@ -197,9 +199,9 @@ static void save_and_resume(void) {
   report_state_change("stop.half", vfio.device, VFIO_DEVICE_STATE_STOP, &none);
   check("write.rest", write(data_fd, data + length / 2, length - length / 2));
   check("write.more", write(data_fd, data, 1));
-  check_value("scratch.not_yet", "%#x", read8(vfio.device, 0, 7));
+  check_value("scratch.not_yet", "%#x", read8(vfio.device, 0, UART_SCR));
   report_state_change("running", vfio.device, VFIO_DEVICE_STATE_RUNNING, &none);
-  check_value("scratch", "%#x", read8(vfio.device, 0, 7));
+  check_value("scratch", "%#x", read8(vfio.device, 0, UART_SCR));
   check_value("fifo", "%s", fifo_text(vfio.device));
   check("write.after", write(data_fd, data, 1));
   check("ioctl.after", ioctl(data_fd, VFIO_MIG_GET_PRECOPY_INFO, 0));
@@ -259,7 +261,7 @@ static void pre_copy(void) {
   result = ioctl(data_fd, VFIO_MIG_GET_PRECOPY_INFO, &whole);
   check_out("info.after_rest", result, "%s", describe_precopy(&whole));
   check("read.end", read(data_fd, data, sizeof(data)));
-  write8(vfio.device, 0, 7, 0x22);  // The device still runs.
+  write8(vfio.device, 0, UART_SCR, 0x22);  // The device still runs.
   report_state_change("pre_copy_p2p", vfio.device, VFIO_DEVICE_STATE_PRE_COPY_P2P, &none);
   result = ioctl(data_fd, VFIO_MIG_GET_PRECOPY_INFO, &whole);
   check_out("info.p2p", result, "%s", describe_precopy(&whole));
@@ -289,7 +291,7 @@ static void bad_data(void) {
   const size_t length = save(vfio.device, good, sizeof(good));
   const struct {
     const char* name;
-    size_t byte;  // This one is changed,
+    size_t byte;    // This one is changed,
     size_t length;  // and this many are written.
   } rows[] = {
       {"good", sizeof(good) - 1, length},
@@ -347,7 +349,7 @@ static void recovery(void) {
     }
   }
   report_state_change("running.byte_by_byte", vfio.device, VFIO_DEVICE_STATE_RUNNING, &none);
-  check_value("scratch", "%#x", read8(vfio.device, 0, 7));
+  check_value("scratch", "%#x", read8(vfio.device, 0, UART_SCR));
   check_value("fifo", "%s", fifo_text(vfio.device));
 }
 
@@ -374,16 +376,11 @@ static void leave_running(void) {
 }
 
 static const struct test_case kCases[] = {
-    {"support", support},
-    {"arcs", arcs},
-    {"argument", argument},
-    {"reopening", reopening},
-    {"data_format", data_format},
-    {"save_and_resume", save_and_resume},
-    {"saving_fd", saving_fd},
-    {"pre_copy", pre_copy},
-    {"bad_data", bad_data},
-    {"recovery", recovery},
+    {"support", support},         {"arcs", arcs},
+    {"argument", argument},       {"reopening", reopening},
+    {"data_format", data_format}, {"save_and_resume", save_and_resume},
+    {"saving_fd", saving_fd},     {"pre_copy", pre_copy},
+    {"bad_data", bad_data},       {"recovery", recovery},
     {"precopy_v2", precopy_v2},
 };
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/serial_reg.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -38,9 +39,9 @@ static void report_remover(const char* name, pid_t remover) {
   if (waitpid(remover, &status, 0) != remover) {
     give_up("waitpid");
   }
-  check_value(name, "%s", WIFEXITED(status) && !WEXITSTATUS(status)
-                              ? "removed"
-                              : text("status %#x", (unsigned)status));
+  check_value(
+      name, "%s",
+      WIFEXITED(status) && !WEXITSTATUS(status) ? "removed" : text("status %#x", (unsigned)status));
 }
 
 static bool still_running(pid_t pid) { return waitpid(pid, NULL, WNOHANG) == 0; }
@@ -79,8 +80,8 @@ static void device_open(void) {
   report_group("waiting", vfio.group, uuid);
   struct vfio_device_info info = {.argsz = sizeof(info)};
   check("waiting.device_info", ioctl(vfio.device, VFIO_DEVICE_GET_INFO, &info));
-  write8(vfio.device, 0, 7, 0x12);
-  check_value("waiting.scratch", "%#x", read8(vfio.device, 0, 7));
+  write8(vfio.device, 0, UART_SCR, 0x12);
+  check_value("waiting.scratch", "%#x", read8(vfio.device, 0, UART_SCR));
   check("waiting.map", map_page(vfio.container));
   check("waiting.remove", remove_mdev(uuid));
   check("waiting.create", create_mdev("mtty-1", uuid));
@@ -199,11 +200,11 @@ static void many_devices(void) {
   for (unsigned n = 0; n < kDevices; n++) {
     must_create_mdev("mtty-1", own_uuid(n));
     vfios[n] = open_vfio_of(own_uuid(n), kDevice);
-    write8(vfios[n].device, 0, 7, (uint8_t)n);
+    write8(vfios[n].device, 0, UART_SCR, (uint8_t)n);
   }
   unsigned right = 0;
   for (unsigned n = 0; n < kDevices; n++) {
-    right += read8(vfios[n].device, 0, 7) == n;
+    right += read8(vfios[n].device, 0, UART_SCR) == n;
   }
   check_value("distinct", "%u", right);
   unsigned removed = 0;
@@ -215,12 +216,9 @@ static void many_devices(void) {
 }
 
 static const struct test_case kCases[] = {
-    {"device_open", device_open},
-    {"several_fds", several_fds},
-    {"group_open", group_open},
-    {"one_of_two_groups", one_of_two_groups},
-    {"user_killed", user_killed},
-    {"two_removers", two_removers},
+    {"device_open", device_open},   {"several_fds", several_fds},
+    {"group_open", group_open},     {"one_of_two_groups", one_of_two_groups},
+    {"user_killed", user_killed},   {"two_removers", two_removers},
     {"many_devices", many_devices},
 };
 

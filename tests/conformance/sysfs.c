@@ -85,7 +85,8 @@ void remove_own_mdevs(void) {
   }
 }
 
-// Replaces what another machine numbers differently: UUIDs, and numbers that stand alone or end a name after "vfio".
+// Replaces what another machine numbers differently: UUIDs, and numbers that stand alone or end a
+// name after "vfio".
 static const char* anonymous(const char* original, const char* uuid) {
   static char result[2048];
   size_t length = 0;

@@ -13,7 +13,8 @@ const char* type_file(const char* type, const char* file);
 // MDEV_DEVICES/<uuid>/<file>.
 const char* mdev_file(const char* uuid, const char* file);
 
-// Opens `path` and writes `size` bytes in one call; the result of the call that failed, or of the write.
+// Opens `path` and writes `size` bytes in one call; the result of the call that failed, or of the
+// write.
 long write_file(const char* path, const char* data, size_t size);
 
 long create_mdev(const char* type, const char* uuid);
@@ -25,8 +26,8 @@ void must_create_mdev(const char* type, const char* uuid);
 // How many more devices of a type there can be, as its attribute says.
 unsigned available_instances(const char* type);
 
-// Reports a file's text, a link's target and a directory's entries, with UUIDs and group numbers made
-// anonymous, as those of `uuid`.
+// Reports a file's text, a link's target and a directory's entries, with UUIDs and group numbers
+// made anonymous, as those of `uuid`.
 void report_file(const char* name, const char* path, const char* uuid);
 void report_link(const char* name, const char* path, const char* uuid);
 void report_directory(const char* name, const char* path, const char* uuid);

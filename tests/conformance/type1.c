@@ -1,6 +1,7 @@
 // The type1 IOMMU, versions 1 and 2: IOMMU_GET_INFO, MAP_DMA, UNMAP_DMA.
 //
-// The group of a mediated device is emulated: nothing is pinned at MAP_DMA, and vaddr is not looked at.
+// The group of a mediated device is emulated: nothing is pinned at MAP_DMA, and vaddr is not looked
+// at.
 
 #include <errno.h>
 #include <string.h>
@@ -108,8 +109,7 @@ static void capabilities(void) {
       memset(&answer, 0xee, sizeof(answer));
       answer.info.argsz = sizes[j];
       long result = ioctl(vfio.container, VFIO_IOMMU_GET_INFO, &answer);
-      check_out(text("%s.%s", kVersions[i].name, names[j]), result, "%s",
-                describe_info(&answer));
+      check_out(text("%s.%s", kVersions[i].name, names[j]), result, "%s", describe_info(&answer));
       check_value(text("%s.%s.bytes", kVersions[i].name, names[j]), "%s",
                   hex(answer.bytes + sizeof(answer.info), needed + 8 - sizeof(answer.info)));
       for (uint32_t at = answer.info.cap_offset; at && at < needed;) {
@@ -132,8 +132,7 @@ static void available(void) {
     check_value(text("%s.three", kVersions[i].name), "%ld", dma_available(vfio.container));
     check(text("%s.refused", kVersions[i].name),
           map_dma(vfio.container, kRW, kBuffer, kPresent[0].iova, kPage));
-    check_value(text("%s.after_refusal", kVersions[i].name), "%ld",
-                dma_available(vfio.container));
+    check_value(text("%s.after_refusal", kVersions[i].name), "%ld", dma_available(vfio.container));
     unmap_everything(vfio.container);
     check_value(text("%s.unmapped", kVersions[i].name), "%ld", dma_available(vfio.container));
     close_vfio(&vfio);
@@ -224,8 +223,8 @@ static void map_table(void) {
     struct vfio vfio = open_vfio(kVersions[i].stage);
     for (size_t j = 0; j < ARRAY_SIZE(kMaps); j++) {
       map_present(vfio.container);
-      long result = map_dma(vfio.container, kMaps[j].flags, kMaps[j].vaddr, kMaps[j].iova,
-                            kMaps[j].size);
+      long result =
+          map_dma(vfio.container, kMaps[j].flags, kMaps[j].vaddr, kMaps[j].iova, kMaps[j].size);
       const char* name = text("%s.%s", kVersions[i].name, kMaps[j].name);
       if (result) {
         check(name, result);
@@ -271,8 +270,7 @@ static void entry_limit(void) {
     check_out(text("%s.unmap_one", version), result, "size=%#llx", (unsigned long long)size);
     check(text("%s.map_one", version),
           map_dma(vfio.container, kRW, kBuffer, entries * kPage, kPage));
-    check(text("%s.full_again", version),
-          map_dma(vfio.container, kRW, kBuffer, 10 * kPage, kPage));
+    check(text("%s.full_again", version), map_dma(vfio.container, kRW, kBuffer, 10 * kPage, kPage));
     size = 1000 * kPage;
     result = unmap_dma(vfio.container, 0, 100 * kPage, &size);
     check_out(text("%s.unmap_thousand", version), result, "size=%#llx available=%ld",
@@ -372,8 +370,7 @@ static void unmap_argument(void) {
     struct vfio vfio = open_vfio(kVersions[i].stage);
     check_argsz(kVersions[i].name, vfio.container, VFIO_IOMMU_UNMAP_DMA, &unmap, sizeof(unmap),
                 sizeof(unmap), NULL);
-    check_pointers(kVersions[i].name, vfio.container, VFIO_IOMMU_UNMAP_DMA, &unmap,
-                   sizeof(unmap));
+    check_pointers(kVersions[i].name, vfio.container, VFIO_IOMMU_UNMAP_DMA, &unmap, sizeof(unmap));
     // A mapping whose size cannot be reported is gone all the same.
     const struct vfio_iommu_type1_dma_unmap everything = {.argsz = sizeof(unmap), .flags = kAll};
     map_present(vfio.container);
