@@ -75,7 +75,7 @@ static void find_group(const char* uuid, char* path, size_t size) {
   }
   target[length] = '\0';
   const char* slash = strrchr(target, '/');
-  snprintf(path, size, "/dev/vfio/%s", slash ? slash + 1 : target);
+  snprintf(path, size, "/dev/vfio/%.*s", NAME_MAX, slash ? slash + 1 : target);
 }
 
 // ---- 2. Container, group, IOMMU. A container is an address space for DMA; groups join it.
