@@ -2,7 +2,6 @@
 // shares.
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/serial_reg.h>
 #include <poll.h>
 #include <stdio.h>

@@ -1,7 +1,6 @@
 // SET_IRQS: what is refused, what it changes, and whether the eventfd hears of it.
 
 #include <errno.h>
-#include <limits.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <linux/pci_regs.h>
 #include <linux/serial_reg.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
