@@ -19,8 +19,7 @@ class NoDmaLogging final : public vfio::DmaLogging {
  public:
   [[nodiscard]] Status start(std::span<const Range>, std::uint64_t&) override { return {}; }
   [[nodiscard]] Status stop() override { return {}; }
-  [[nodiscard]] Status report(std::uint64_t, std::uint64_t, std::uint64_t,
-                              std::span<std::uint64_t>) override {
+  [[nodiscard]] Status report(std::uint64_t, std::uint64_t, std::uint64_t, const Dirty&) override {
     return {};
   }
 };

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -136,9 +137,11 @@ class DmaLogging {
   // May change `page_size` to what the device can do.
   [[nodiscard]] virtual Status start(std::span<const Range> ranges, std::uint64_t& page_size) = 0;
   [[nodiscard]] virtual Status stop() = 0;
-  // Sets the bit of every page of [iova, iova + length) written since the last report.
+  // Calls `dirty(iova, length)` for what was written in [iova, iova + length) since the last report, in
+  // whole pages; stops at the first error, which is its result.
+  using Dirty = std::function<Status(std::uint64_t iova, std::uint64_t length)>;
   [[nodiscard]] virtual Status report(std::uint64_t iova, std::uint64_t length, std::uint64_t page_size,
-                                      std::span<std::uint64_t> bitmap) = 0;
+                                      const Dirty& dirty) = 0;
 };
 
 // A device model. Calls may come from several threads at once; open_device and close_device never
