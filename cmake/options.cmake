@@ -2,7 +2,8 @@
 
 add_library(uvfio_options INTERFACE)
 target_compile_options(uvfio_options INTERFACE
-  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wcast-align -Wunused -Woverloaded-virtual -Werror)
+  -Wall -Wextra -Wshadow -Wcast-align -Wno-missing-field-initializers -Wunused
+  $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor -Woverloaded-virtual> -Werror)
 if(UVFIO_SANITIZE)
   add_compile_options(-fsanitize=${UVFIO_SANITIZE} -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${UVFIO_SANITIZE})

@@ -8,7 +8,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -93,11 +95,19 @@ class Migration {
   virtual ~Migration() = default;
   [[nodiscard]] virtual std::uint32_t flags() const = 0;  // VFIO_MIGRATION_*
   [[nodiscard]] virtual std::uint32_t state() = 0;
-  // Takes one arc to `next`. A step into a saving or resuming state returns the new end of the data
-  // stream; the caller installs it as the client's data_fd.
+  // Takes one arc to `next` and is in that state on return, unless it fails. A step into a saving or
+  // resuming state returns the new end of the data stream; the caller installs it as the client's
+  // data_fd. Called with walk_mutex() held.
   [[nodiscard]] virtual Result<std::shared_ptr<class MigrationStream>> step(std::uint32_t next) = 0;
   // Bytes that STOP_COPY would produce now (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE).
   [[nodiscard]] virtual Result<std::uint64_t> data_size() = 0;
+
+  // Held for a whole walk from one state to another, so that two walks do not mix. A model's reset
+  // takes it before any lock of its own.
+  [[nodiscard]] std::mutex& walk_mutex() { return walk_mutex_; }
+
+ private:
+  std::mutex walk_mutex_;
 };
 
 // One migration data stream: what the client's data_fd reads or writes. Thread-safe.
@@ -127,9 +137,11 @@ class DmaLogging {
   // May change `page_size` to what the device can do.
   [[nodiscard]] virtual Status start(std::span<const Range> ranges, std::uint64_t& page_size) = 0;
   [[nodiscard]] virtual Status stop() = 0;
-  // Sets the bit of every page of [iova, iova + length) written since the last report.
+  // Calls `dirty(iova, length)` for what was written in [iova, iova + length) since the last report, in
+  // whole pages; stops at the first error, which is its result.
+  using Dirty = std::function<Status(std::uint64_t iova, std::uint64_t length)>;
   [[nodiscard]] virtual Status report(std::uint64_t iova, std::uint64_t length, std::uint64_t page_size,
-                                      std::span<std::uint64_t> bitmap) = 0;
+                                      const Dirty& dirty) = 0;
 };
 
 // A device model. Calls may come from several threads at once; open_device and close_device never
@@ -149,6 +161,13 @@ class DeviceOps {
   [[nodiscard]] virtual DeviceInfo info() = 0;
   [[nodiscard]] virtual Result<RegionInfo> region_info(std::uint32_t index) = 0;
   [[nodiscard]] virtual Result<IrqInfo> irq_info(std::uint32_t index) = 0;
+  // How many interrupts SET_IRQS may name at `index`: what start and count are compared with. EINVAL:
+  // no such index.
+  [[nodiscard]] virtual Result<std::uint32_t> irq_limit(std::uint32_t index) {
+    const Result<IrqInfo> irq = irq_info(index);
+    if (!irq) return std::unexpected(irq.error());
+    return irq->count;
+  }
   // 0, an errno, or a positive count of vectors that could be had.
   [[nodiscard]] virtual Result<int> set_irqs(const IrqSet& set) = 0;
   [[nodiscard]] virtual Status reset() { return fail(EINVAL); }

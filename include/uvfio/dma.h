@@ -14,7 +14,8 @@
 
 namespace uvfio::iommu {
 class Iommu;
-}
+struct PinBuilder;
+}  // namespace uvfio::iommu
 
 namespace uvfio::vfio {
 
@@ -42,7 +43,7 @@ struct PinnedSegment {
 class PinnedPages {
  public:
   PinnedPages() = default;
-  PinnedPages(PinnedPages&&) noexcept = default;
+  PinnedPages(PinnedPages&& other) noexcept { *this = std::move(other); }
   PinnedPages& operator=(PinnedPages&& other) noexcept;
   ~PinnedPages() { reset(); }
   void reset();
@@ -50,7 +51,8 @@ class PinnedPages {
   [[nodiscard]] std::uint64_t iova() const { return iova_; }
   [[nodiscard]] std::uint64_t size() const { return pages_ * memory::kPageSize; }
   [[nodiscard]] std::span<const PinnedSegment> segments() const {
-    return more_.empty() ? std::span(&first_, pages_ != 0 ? 1 : 0) : std::span<const PinnedSegment>(more_);
+    if (!more_.empty()) return more_;
+    return {&first_, first_.size != 0 ? 1u : 0u};
   }
   // True: every segment has a host pointer.
   [[nodiscard]] bool direct() const;
@@ -62,13 +64,15 @@ class PinnedPages {
 
  private:
   friend class Device;
-  friend class iommu::Iommu;
-  friend struct PinBuilder;
+  friend struct iommu::PinBuilder;
 
   struct Owner {  // keeps alive what the segments point to
     std::shared_ptr<const void> view;
     std::shared_ptr<memory::AddressSpace> space;
   };
+  [[nodiscard]] const Owner& owner(std::size_t index) const {
+    return more_.empty() ? first_owner_ : more_owners_[index];
+  }
 
   std::shared_ptr<iommu::Iommu> iommu_;
   std::uint64_t iova_ = 0;
@@ -84,7 +88,7 @@ struct Translation {
   std::uint64_t first = 1;    // first and last IOVA that it holds for; empty by default
   std::uint64_t last = 0;
   std::byte* host = nullptr;  // memory of `first`; nullptr: copy only
-  Prot prot = Prot::none;
+  Prot prot = Prot::none;     // what it may be cached for
 };
 
 // A device's DMA engine: reads, writes and translates IOVAs through a one-entry IOTLB, without taking a
@@ -95,6 +99,7 @@ class Dma {
   Dma() = default;
   Dma(Dma&&) = default;
   Dma& operator=(Dma&&) = default;
+  ~Dma();
 
   // Copies, across mappings if need be. EINVAL: no mapping. EPERM: the mapping does not allow it (both
   // directions need READ, as vfio_dma_rw). EFAULT: the client's memory is not there.
@@ -122,7 +127,7 @@ class Dma {
   friend class Device;
   explicit Dma(std::shared_ptr<iommu::Iommu> iommu);
 
-  [[nodiscard]] Status refill(std::uint64_t iova);
+  Result<std::byte*> lookup(std::uint64_t iova, std::uint64_t size, Prot prot);
 
   std::shared_ptr<iommu::Iommu> iommu_;
   const std::atomic<std::uint64_t>* generation_ = nullptr;

@@ -87,6 +87,7 @@ class Parent {
 
  private:
   friend class Bus;
+  friend class Device;
   Parent(ParentInfo info, Driver& driver);
 
   ParentInfo info_;
@@ -132,9 +133,11 @@ class Listener {
   virtual void driver_unregistered(Driver& driver) { static_cast<void>(driver); }
   virtual void parent_registered(const std::shared_ptr<Parent>& parent) { static_cast<void>(parent); }
   virtual void parent_unregistered(const std::shared_ptr<Parent>& parent) { static_cast<void>(parent); }
-  // The device is complete: its driver is bound, its group exists. `device_removed` is called before
-  // its users are waited for.
+  // The device is complete: its driver is bound, its group exists.
   virtual void device_added(const std::shared_ptr<Device>& device) { static_cast<void>(device); }
+  // Removal has begun, which waits for the device's users; it cannot be removed again.
+  virtual void device_removing(const std::shared_ptr<Device>& device) { static_cast<void>(device); }
+  // The last user has gone, and so has the model.
   virtual void device_removed(const std::shared_ptr<Device>& device) { static_cast<void>(device); }
 };
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <condition_variable>
+#include <set>
 #include <shared_mutex>
 #include <string>
 #include <string_view>
@@ -16,6 +17,7 @@
 #include "uvfio/device.h"
 #include "uvfio/dma.h"
 #include "uvfio/error.h"
+#include "uvfio/iommu_group.h"
 
 namespace uvfio::iommu {
 class Driver;
@@ -30,28 +32,6 @@ class DeviceFile;
 class Group;
 class GroupFile;
 class Vfio;
-
-enum class GroupType { real, emulated };
-
-// The IOMMU's view of a group of real devices: who owns its DMA (iommu_group_claim_dma_owner).
-// Thread-safe.
-class IommuGroup {
- public:
-  // A host driver that does DMA binds to, or leaves, a member. EBUSY: a VFIO user owns the group.
-  [[nodiscard]] Status bind_host_driver();
-  void unbind_host_driver();
-
-  // EBUSY: not viable (a host driver is bound), or owned already.
-  [[nodiscard]] Status claim();
-  void release();
-  // Could it be claimed now?
-  [[nodiscard]] bool claimable() const;
-
- private:
-  mutable std::mutex mutex_;
-  unsigned host_drivers_ = 0;
-  bool owned_ = false;
-};
 
 // One open of /dev/vfio/vfio (vfio_container). Kept alive by its opener and by every group in it;
 // dropping the last reference releases all mappings. Thread-safe.
@@ -70,29 +50,27 @@ class Container {
 
  private:
   friend class Group;
-  friend class Device;
+  friend class GroupFile;
   Status attach_group(Group& group);
   void detach_group(Group& group);
 
   Vfio& vfio_;
   mutable std::shared_mutex group_lock_;
   std::vector<Group*> groups_;  // in order of attachment
-  iommu::Driver* driver_ = nullptr;
   std::shared_ptr<iommu::Iommu> iommu_;
 };
 
 // An IOMMU group with at least one device (vfio_group). Thread-safe.
 class Group : public std::enable_shared_from_this<Group> {
  public:
-  [[nodiscard]] unsigned id() const { return id_; }
-  [[nodiscard]] GroupType type() const { return type_; }
+  [[nodiscard]] unsigned id() const { return iommu_group_->id(); }
+  [[nodiscard]] iommu::GroupType type() const { return iommu_group_->type(); }
+  [[nodiscard]] iommu::IommuGroup& iommu_group() const { return *iommu_group_; }
   // Name of the node below /dev/vfio.
-  [[nodiscard]] std::string node_name() const { return std::to_string(id_); }
+  [[nodiscard]] std::string node_name() const { return std::to_string(id()); }
   // The first open of a group; EBUSY while it is open, ENODEV when its last device has gone.
   [[nodiscard]] Result<std::shared_ptr<GroupFile>> open();
   [[nodiscard]] std::vector<std::shared_ptr<Device>> devices() const;
-  // nullptr for emulated groups.
-  [[nodiscard]] IommuGroup* iommu_group() const { return iommu_group_.get(); }
 
  private:
   friend class Container;
@@ -100,16 +78,14 @@ class Group : public std::enable_shared_from_this<Group> {
   friend class DeviceFile;
   friend class GroupFile;
   friend class Vfio;
-  Group(unsigned id, GroupType type, std::shared_ptr<IommuGroup> iommu_group)
-      : id_(id), type_(type), iommu_group_(std::move(iommu_group)) {}
+  explicit Group(std::shared_ptr<iommu::IommuGroup> iommu_group)
+      : iommu_group_(std::move(iommu_group)) {}
 
   void detach_container_locked();
   Status use_container_locked();
   void unuse_container_locked();
 
-  const unsigned id_;
-  const GroupType type_;
-  std::shared_ptr<IommuGroup> iommu_group_;
+  const std::shared_ptr<iommu::IommuGroup> iommu_group_;
 
   // Lock order: Group::lock_, Container::group_lock_, the IOMMU's own locks.
   mutable std::mutex lock_;
@@ -130,10 +106,10 @@ class GroupFile {
 
   // VFIO_GROUP_GET_STATUS: VFIO_GROUP_FLAGS_*.
   [[nodiscard]] Result<std::uint32_t> status() const;
-  // VFIO_GROUP_SET_CONTAINER, _UNSET_CONTAINER. `check_container` says whether the first checks pass,
-  // before the descriptor is looked at.
-  [[nodiscard]] Status can_set_container() const;
+  // VFIO_GROUP_SET_CONTAINER; nullptr stands for a file that is no container: EBADFD, unless an
+  // earlier check fails.
   [[nodiscard]] Status set_container(const std::shared_ptr<Container>& container);
+  // VFIO_GROUP_UNSET_CONTAINER.
   [[nodiscard]] Status unset_container();
   // VFIO_GROUP_GET_DEVICE_FD. `self` is this object's own reference.
   [[nodiscard]] static Result<std::shared_ptr<DeviceFile>> get_device(
@@ -172,8 +148,12 @@ class Device : public std::enable_shared_from_this<Device> {
   Device(std::string name, unsigned index, std::string sysfs_path, std::shared_ptr<Group> group,
          std::unique_ptr<DeviceOps> ops);
 
+  void get();
+  void put();
   Status open();
   void close();
+  void set_iommu(std::shared_ptr<iommu::Iommu> iommu);
+  void release_iommu();
   Result<std::shared_ptr<iommu::Iommu>> open_iommu() const;
 
   const std::string name_;
@@ -184,8 +164,9 @@ class Device : public std::enable_shared_from_this<Device> {
 
   mutable std::mutex device_set_lock_;
   unsigned open_count_ = 0;
-  // Set while open; read by DMA calls without device_set_lock_, because they run inside callbacks.
-  std::atomic<std::shared_ptr<iommu::Iommu>> iommu_;
+  // Set while open. A lock of its own, because DMA calls come from inside open_device and dma_unmap.
+  mutable std::mutex iommu_lock_;
+  std::shared_ptr<iommu::Iommu> iommu_;
 
   // References by users, for unregistration to wait for.
   std::mutex users_lock_;
@@ -241,9 +222,12 @@ class Vfio {
   // vfio_register_emulated_iommu_dev: the device gets a group of its own.
   [[nodiscard]] std::shared_ptr<Device> register_emulated(std::string name, std::string sysfs_path,
                                                           std::unique_ptr<DeviceOps> ops);
+  // A number for a group of real devices that some bus makes; given back by free_group_id.
+  [[nodiscard]] unsigned allocate_group_id();
+  void free_group_id(unsigned id);
   // vfio_register_group_dev: joins the group of `iommu_group`, which appears with its first device.
   [[nodiscard]] std::shared_ptr<Device> register_real(std::string name, std::string sysfs_path,
-                                                      std::shared_ptr<IommuGroup> iommu_group,
+                                                      std::shared_ptr<iommu::IommuGroup> iommu_group,
                                                       std::unique_ptr<DeviceOps> ops);
   // vfio_unregister_group_dev: asks the users to go (DeviceOps::request, at once and every 10 s) and
   // waits for them. The model is destroyed on return.
@@ -251,13 +235,15 @@ class Vfio {
 
  private:
   std::shared_ptr<Device> add_device(std::string name, std::string sysfs_path,
-                                     std::shared_ptr<Group> group, std::unique_ptr<DeviceOps> ops);
+                                     std::shared_ptr<iommu::IommuGroup> iommu_group,
+                                     std::unique_ptr<DeviceOps> ops);
 
   Listener* listener_ = nullptr;
   std::vector<std::unique_ptr<iommu::Driver>> iommu_drivers_;
   mutable std::mutex mutex_;  // guards the rest
-  unsigned next_group_;
-  std::vector<bool> device_indexes_;
+  const unsigned first_group_;
+  std::set<unsigned> group_ids_;      // in use
+  std::set<unsigned> device_indexes_;  // in use
   std::map<unsigned, std::shared_ptr<Group>> groups_;
 };
 

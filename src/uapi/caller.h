@@ -27,6 +27,9 @@ class Caller : public vfio::FdSource {
   // CAP_IPC_LOCK in the initial user namespace.
   [[nodiscard]] virtual bool can_lock_memory() = 0;
 
+  // Does mmap on a device's descriptor work? If not, regions do not claim it.
+  [[nodiscard]] virtual bool can_mmap() const = 0;
+
   // Gives the client a new descriptor (O_CLOEXEC) and returns its number. EMFILE; EOPNOTSUPP where the
   // door has no way to do so.
   [[nodiscard]] virtual Result<int> install(std::shared_ptr<vfio::DeviceFile> file) = 0;

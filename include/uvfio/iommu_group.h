@@ -1,0 +1,40 @@
+// The IOMMU's view of a group of devices: its number, and who owns its DMA (struct iommu_group).
+#pragma once
+
+#include <mutex>
+
+#include "uvfio/error.h"
+
+namespace uvfio::iommu {
+
+enum class GroupType {
+  real,      // devices behind an IOMMU
+  emulated,  // one mediated device, no IOMMU behind it
+};
+
+// Thread-safe.
+class IommuGroup {
+ public:
+  IommuGroup(unsigned id, GroupType type) : id_(id), type_(type) {}
+
+  [[nodiscard]] unsigned id() const { return id_; }
+  [[nodiscard]] GroupType type() const { return type_; }
+
+  // A host driver that does DMA binds to, or leaves, a member. EBUSY: a VFIO user owns the group.
+  [[nodiscard]] Status bind_host_driver();
+  void unbind_host_driver();
+
+  // iommu_group_claim_dma_owner. EBUSY: a host driver is bound (not viable), or owned already.
+  [[nodiscard]] Status claim_dma_owner();
+  void release_dma_owner();
+  [[nodiscard]] bool dma_owner_claimable() const;
+
+ private:
+  const unsigned id_;
+  const GroupType type_;
+  mutable std::mutex mutex_;
+  unsigned host_drivers_ = 0;
+  bool owned_ = false;
+};
+
+}  // namespace uvfio::iommu

@@ -1,0 +1,34 @@
+#include "uvfio/iommu_group.h"
+
+namespace uvfio::iommu {
+
+Status IommuGroup::bind_host_driver() {
+  const std::scoped_lock lock(mutex_);
+  if (owned_) return fail(EBUSY);
+  ++host_drivers_;
+  return {};
+}
+
+void IommuGroup::unbind_host_driver() {
+  const std::scoped_lock lock(mutex_);
+  --host_drivers_;
+}
+
+Status IommuGroup::claim_dma_owner() {
+  const std::scoped_lock lock(mutex_);
+  if (owned_ || host_drivers_ != 0) return fail(EBUSY);
+  owned_ = true;
+  return {};
+}
+
+void IommuGroup::release_dma_owner() {
+  const std::scoped_lock lock(mutex_);
+  owned_ = false;
+}
+
+bool IommuGroup::dma_owner_claimable() const {
+  const std::scoped_lock lock(mutex_);
+  return !owned_ && host_drivers_ == 0;
+}
+
+}  // namespace uvfio::iommu

@@ -1,0 +1,50 @@
+#include "iommu/type1/dirty_bitmap.h"
+
+#include <algorithm>
+#include <array>
+
+namespace uvfio::iommu::type1 {
+
+DirtyBitmap::DirtyBitmap(std::uint64_t pages)
+    : pages_(pages), words_(std::make_unique<std::atomic<std::uint64_t>[]>(words())) {}
+
+void DirtyBitmap::set(std::uint64_t first, std::uint64_t count) {
+  while (count != 0) {
+    const std::uint64_t bit = first % 64;
+    const std::uint64_t run = std::min<std::uint64_t>(count, 64 - bit);
+    const std::uint64_t ones = run == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << run) - 1;
+    words_[first / 64].fetch_or(ones << bit, std::memory_order_relaxed);
+    first += run;
+    count -= run;
+  }
+}
+
+Status DirtyBitmap::report(UserBitmap& user, std::uint64_t at) const {
+  const unsigned shift = at % 64;
+  std::uint64_t carry = 0;
+  if (shift != 0) {
+    const auto before = user.read(at / 64);
+    if (!before) return std::unexpected(before.error());
+    carry = *before & ((std::uint64_t{1} << shift) - 1);
+  }
+  std::array<std::uint64_t, 512> buffer;
+  const std::uint64_t total = (pages_ + shift + 63) / 64;
+  for (std::uint64_t done = 0; done < total;) {
+    const std::uint64_t run = std::min<std::uint64_t>(total - done, buffer.size());
+    for (std::uint64_t i = 0; i < run; ++i) {
+      const std::uint64_t word =
+          done + i < words() ? words_[done + i].load(std::memory_order_relaxed) : 0;
+      buffer[i] = carry | word << shift;
+      carry = shift != 0 ? word >> (64 - shift) : 0;
+    }
+    if (auto written = user.write(at / 64 + done, std::span(buffer).first(run)); !written) return written;
+    done += run;
+  }
+  return {};
+}
+
+void DirtyBitmap::clear() {
+  for (std::uint64_t i = 0; i < words(); ++i) words_[i].store(0, std::memory_order_relaxed);
+}
+
+}  // namespace uvfio::iommu::type1

@@ -1,0 +1,47 @@
+// Which pages of one mapping were written since the last report (vfio_dma.bitmap).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "uvfio/error.h"
+
+namespace uvfio::iommu::type1 {
+
+// The bitmap in the client's memory that a report goes to. Offsets in 64-bit words.
+class UserBitmap {
+ public:
+  virtual ~UserBitmap() = default;
+  [[nodiscard]] virtual Result<std::uint64_t> read(std::uint64_t word) = 0;
+  [[nodiscard]] virtual Status write(std::uint64_t word, std::span<const std::uint64_t> words) = 0;
+};
+
+// One bit a page. Bits may be set by any thread at any time; the rest is the mapping owner's business.
+class DirtyBitmap {
+ public:
+  // DIRTY_BITMAP_PAGES_MAX: what a report of one call can hold.
+  static constexpr std::uint64_t kMaxPages = 0x7fffffff;
+  // DIRTY_BITMAP_SIZE_MAX in bytes.
+  static constexpr std::uint64_t kMaxBytes = 0x10000000;
+  // DIRTY_BITMAP_BYTES: whole 64-bit words.
+  [[nodiscard]] static constexpr std::uint64_t bytes(std::uint64_t pages) { return (pages + 63) / 64 * 8; }
+
+  explicit DirtyBitmap(std::uint64_t pages);
+
+  void set(std::uint64_t first, std::uint64_t count);
+  // Copies all bits to bit `at` and on of the user's bitmap. Bits of the user before `at` are left;
+  // the rest of the last word becomes 0. EFAULT. update_user_bitmap.
+  [[nodiscard]] Status report(UserBitmap& user, std::uint64_t at) const;
+  void clear();
+
+ private:
+  [[nodiscard]] std::uint64_t words() const { return (pages_ + 63) / 64; }
+
+  std::uint64_t pages_;
+  std::unique_ptr<std::atomic<std::uint64_t>[]> words_;
+};
+
+}  // namespace uvfio::iommu::type1

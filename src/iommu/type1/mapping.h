@@ -1,0 +1,76 @@
+// One mapping of the client's (the kernel's vfio_dma).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "iommu/type1/dirty_bitmap.h"
+#include "iommu/type1/pin_table.h"
+#include "uvfio/dma.h"
+#include "uvfio/memory.h"
+
+namespace uvfio::iommu::type1 {
+
+// Readers find it through the MappingTree inside an RCU section; what they touch there is immutable or
+// atomic. The rest belongs to the holder of Type1's lock.
+class Mapping {
+ public:
+  // How the memory behind the mapping is reached; found out on first use, because MAP_DMA does not look
+  // at the memory when no IOMMU domain needs it.
+  enum class Reach : std::uint8_t { unknown, direct, copy };
+
+  // MAP_DMA's arguments and who called it.
+  Mapping(std::uint64_t iova, std::uint64_t user_address, std::uint64_t bytes, vfio::Prot access,
+          bool may_lock, std::shared_ptr<memory::AddressSpace> mapper)
+      : first(iova), last(iova + bytes - 1), vaddr(user_address), prot(access), lock_cap(may_lock),
+        space(std::move(mapper)) {}
+  ~Mapping() { delete dirty.load(std::memory_order_relaxed); }
+  Mapping(const Mapping&) = delete;
+
+  // For readers.
+  const std::uint64_t first;
+  const std::uint64_t last;
+  const std::uint64_t vaddr;
+  const vfio::Prot prot;
+  const bool lock_cap;  // the mapping process had CAP_IPC_LOCK
+  const std::shared_ptr<memory::AddressSpace> space;
+
+  [[nodiscard]] std::uint64_t size() const { return last - first + 1; }  // 0: the whole 2^64
+  [[nodiscard]] std::uint64_t pages() const { return (last - first) / memory::kPageSize + 1; }
+  [[nodiscard]] Reach reach() const { return reach_.load(std::memory_order_acquire); }
+  // Memory of `first` if reach() is direct.
+  [[nodiscard]] std::byte* host() const { return host_; }
+
+  // Finds out reach(). One thread at a time; takes system calls. EFAULT, ESRCH: the memory is not there
+  // now, and reach() stays unknown.
+  [[nodiscard]] Status resolve();
+  // What keeps host() alive.
+  [[nodiscard]] const std::shared_ptr<const void>& view_owner() const { return view_.owner; }
+
+  // Users outside of RCU sections: an unmap waits for them.
+  void enter() { users_.fetch_add(1, std::memory_order_acquire); }
+  void leave() {
+    if (users_.fetch_sub(1, std::memory_order_release) == 1) users_.notify_all();
+  }
+  void wait_for_users() const {
+    for (auto users = users_.load(std::memory_order_acquire); users != 0;
+         users = users_.load(std::memory_order_acquire)) {
+      users_.wait(users, std::memory_order_acquire);
+    }
+  }
+
+  // Dirty tracking: nullptr while it is off. Written under Type1's lock, freed after a grace period.
+  std::atomic<DirtyBitmap*> dirty{nullptr};
+
+  // Guarded by Type1's lock.
+  std::unique_ptr<PinTable> pins;
+
+ private:
+  std::atomic<std::uint32_t> users_{0};
+  std::atomic<Reach> reach_{Reach::unknown};
+  std::byte* host_ = nullptr;
+  memory::View view_;
+};
+
+}  // namespace uvfio::iommu::type1

@@ -1,0 +1,66 @@
+// Which pages of one mapping are pinned, and how often (the kernel's tree of vfio_pfn).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace uvfio::iommu::type1 {
+
+// Dense reference counts, made by the chunk when the first page of one is pinned: 4 bytes a page where
+// the kernel has a 64-byte node. Pages are numbered from the start of the mapping. Not thread-safe.
+class PinTable {
+ public:
+  explicit PinTable(std::uint64_t pages) : chunks_((pages + kChunkPages - 1) / kChunkPages) {}
+
+  // One more reference to each of `count` pages. Returns how many had none before.
+  std::uint64_t pin(std::uint64_t first, std::uint64_t count);
+  // One reference less; pages that have none are passed over. Returns how many have none left now.
+  std::uint64_t unpin(std::uint64_t first, std::uint64_t count);
+
+  // Pages with at least one reference.
+  [[nodiscard]] std::uint64_t pinned() const { return pinned_; }
+  // Calls visit(first, count) for every run of pinned pages, ascending.
+  template <typename Visit>
+  void for_each_run(Visit&& visit) const;
+  // Bytes of heap that this table holds.
+  [[nodiscard]] std::uint64_t memory_bytes() const;
+
+ private:
+  static constexpr std::uint64_t kChunkPages = 512;
+  struct Chunk {
+    std::array<std::uint32_t, kChunkPages> references{};
+    std::uint32_t pinned = 0;  // entries that are not 0
+  };
+
+  std::vector<std::unique_ptr<Chunk>> chunks_;
+  std::uint64_t pinned_ = 0;
+};
+
+template <typename Visit>
+void PinTable::for_each_run(Visit&& visit) const {
+  std::uint64_t start = 0;
+  std::uint64_t length = 0;
+  const auto flush = [&] {
+    if (length != 0) visit(start, length);
+    length = 0;
+  };
+  for (std::size_t index = 0; index < chunks_.size(); ++index) {
+    const Chunk* chunk = chunks_[index].get();
+    if (chunk == nullptr) {
+      flush();
+      continue;
+    }
+    for (std::uint64_t page = 0; page < kChunkPages; ++page) {
+      if (chunk->references[page] == 0) {
+        flush();
+      } else if (length++ == 0) {
+        start = index * kChunkPages + page;
+      }
+    }
+  }
+  flush();
+}
+
+}  // namespace uvfio::iommu::type1
