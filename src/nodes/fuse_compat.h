@@ -1,5 +1,5 @@
-// What <linux/fuse.h> of Linux 6.9 (protocol 7.40) has and older headers lack. Our own names, because
-// the header may or may not define the kernel's.
+// What <linux/fuse.h> of Linux 6.9 (protocol 7.40) has and older headers lack. Our own names,
+// because the header may or may not define the kernel's.
 #pragma once
 
 #include <linux/fuse.h>

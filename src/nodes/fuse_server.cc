@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <array>
@@ -36,8 +37,8 @@ constexpr unsigned kPill = _IO('u', 0xf2);
 // Requests up to this size are served from the stack.
 constexpr std::size_t kSmall = 8192;
 
-// FUSE gives some errors a meaning of their own: ENOSYS says that a request is never to be made again,
-// for any file.
+// FUSE gives some errors a meaning of their own: ENOSYS says that a request is never to be made
+// again, for any file.
 int reply_value(Errno error) {
   const int number = value(error);
   if (number <= 0 || number >= 512) {
@@ -61,7 +62,8 @@ mode_t type_bits(Kind kind) {
     case Kind::link:
       return S_IFLNK;
     case Kind::attribute:
-    case Kind::device:  // FUSE cannot be asked about a real S_IFCHR: the kernel would look for its driver
+    case Kind::device:  // FUSE cannot be asked about a real S_IFCHR: the kernel would look for its
+                        // driver
       break;
   }
   return S_IFREG;
@@ -142,8 +144,8 @@ class FuseServer::Impl {
   Result<std::shared_ptr<OpenNode>> identify(const Fd& fd);
   [[nodiscard]] bool owns(const Fd& fd) const;
 
-  // Requests. Each replies exactly once, as its last deed: what throws before that is answered by the
-  // caller.
+  // Requests. Each replies exactly once, as its last deed: what throws before that is answered by
+  // the caller.
   void init(fuse_conn_info* connection);
   void lookup(fuse_req_t request, fuse_ino_t parent, const char* name);
   void forget(fuse_req_t request, fuse_ino_t number, std::uint64_t lookups);
@@ -167,10 +169,10 @@ class FuseServer::Impl {
   void read(fuse_req_t request, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info* file);
   void write(fuse_req_t request, fuse_ino_t, const char* data, std::size_t size, off_t offset,
              fuse_file_info* file);
-  void flush(fuse_req_t request, fuse_ino_t, fuse_file_info*);
   void release(fuse_req_t request, fuse_ino_t, fuse_file_info* file);
   void opendir(fuse_req_t request, fuse_ino_t number, fuse_file_info* file);
-  void readdir(fuse_req_t request, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info* file);
+  void readdir(fuse_req_t request, fuse_ino_t, std::size_t size, off_t offset,
+               fuse_file_info* file);
   void releasedir(fuse_req_t request, fuse_ino_t number, fuse_file_info* file) {
     release(request, number, file);
   }
@@ -195,7 +197,8 @@ class FuseServer::Impl {
   [[nodiscard]] struct stat stat_of(const Node& node) const;
   std::uint64_t keep(std::shared_ptr<Handle> handle);
   void drop(std::uint64_t handle);
-  void reply_open(fuse_req_t request, std::shared_ptr<Handle> handle, std::uint32_t flags, int backing);
+  void reply_open(fuse_req_t request, std::shared_ptr<Handle> handle, std::uint32_t flags,
+                  int backing);
   bool answer_ourselves(fuse_req_t request, unsigned command, Handle& handle);
 
   fuse_session* session_ = nullptr;
@@ -237,8 +240,8 @@ struct Entry<Member> {
 }  // namespace
 
 FuseServer::Impl::~Impl() {
-  // The resolver's last questions need workers, the last workers need the pills' file. Only then are
-  // the clients' files dropped, which is what slow requests wait for.
+  // The resolver's last questions need workers, the last workers need the pills' file. Only then
+  // are the clients' files dropped, which is what slow requests wait for.
   lanes_.stop_resolver();
   if (workers_) {
     const pid_t self = gettid();
@@ -273,7 +276,9 @@ std::string FuseServer::Impl::start() {
   mount_ = std::move(*mount);
 
   fuse_lowlevel_ops ops{};
-  ops.init = [](void* self, fuse_conn_info* connection) { static_cast<Impl*>(self)->init(connection); };
+  ops.init = [](void* self, fuse_conn_info* connection) {
+    static_cast<Impl*>(self)->init(connection);
+  };
   ops.lookup = Entry<&Impl::lookup>::call;
   ops.forget = Entry<&Impl::forget>::call;
   ops.forget_multi = Entry<&Impl::forget_multi>::call;
@@ -291,7 +296,6 @@ std::string FuseServer::Impl::start() {
   ops.open = Entry<&Impl::open>::call;
   ops.read = Entry<&Impl::read>::call;
   ops.write = Entry<&Impl::write>::call;
-  ops.flush = Entry<&Impl::flush>::call;
   ops.release = Entry<&Impl::release>::call;
   ops.opendir = Entry<&Impl::opendir>::call;
   ops.readdir = Entry<&Impl::readdir>::call;
@@ -308,12 +312,10 @@ std::string FuseServer::Impl::start() {
     return "cannot make a FUSE session: out of memory?";
   }
   const fuse_custom_io io{
-      .writev = [](int, iovec* pieces, int count, void* self) {
-        return static_cast<Impl*>(self)->send(pieces, count);
-      },
-      .read = [](int, void* buffer, std::size_t size, void* self) {
-        return static_cast<Impl*>(self)->receive(buffer, size);
-      },
+      .writev = [](int, iovec* pieces, int count,
+                   void* self) { return static_cast<Impl*>(self)->send(pieces, count); },
+      .read = [](int, void* buffer, std::size_t size,
+                 void* self) { return static_cast<Impl*>(self)->receive(buffer, size); },
       .splice_receive = nullptr,
       .splice_send = nullptr,
   };
@@ -342,7 +344,7 @@ std::string FuseServer::Impl::start() {
     workers_.reset();
     return "cannot start a thread";
   }
-  struct statx info{};
+  struct statx info {};
   control_.reset(openat(mount_.root.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!control_ ||
       ::statx(mount_.root.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &info) != 0) {
@@ -375,7 +377,8 @@ ssize_t FuseServer::Impl::send(iovec* pieces, int count) {
 }
 
 void FuseServer::Impl::init(fuse_conn_info* connection) {
-  // Replies are small and come from our own buffers; nothing is cached, so nothing is to be validated.
+  // Replies are small and come from our own buffers; nothing is cached, so nothing is to be
+  // validated.
   connection->want &= ~static_cast<unsigned>(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE |
                                              FUSE_CAP_SPLICE_MOVE | FUSE_CAP_READDIRPLUS |
                                              FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_AUTO_INVAL_DATA);
@@ -385,7 +388,7 @@ void FuseServer::Impl::init(fuse_conn_info* connection) {
 }
 
 struct stat FuseServer::Impl::stat_of(const Node& node) const {
-  struct stat info{};
+  struct stat info {};
   info.st_ino = nodes_.number(node);
   info.st_mode = type_bits(node.kind()) | node.mode();
   info.st_uid = node.uid();
@@ -501,7 +504,8 @@ void FuseServer::Impl::drop(std::uint64_t handle) {
 
 void FuseServer::Impl::reply_open(fuse_req_t request, std::shared_ptr<Handle> handle,
                                   std::uint32_t flags, int backing) {
-  const compat::OpenOut out{.fh = keep(std::move(handle)), .open_flags = flags, .backing_id = backing};
+  const compat::OpenOut out{
+      .fh = keep(std::move(handle)), .open_flags = flags, .backing_id = backing};
   // libfuse 3.14 cannot pass a backing id, so the reply is written as it goes over the wire.
   if (fuse_reply_buf(request, reinterpret_cast<const char*>(&out), sizeof(out)) != 0) {
     drop(out.fh);  // the client gave up: there will be no RELEASE
@@ -515,8 +519,8 @@ void FuseServer::Impl::open(fuse_req_t request, fuse_ino_t number, fuse_file_inf
     return;
   }
   if (node->kind() == Kind::attribute) {
-    // Root passes every permission check, but sysfs has one more (KERNFS_ROOT_EXTRA_OPEN_PERM_CHECK):
-    // somebody must be allowed to do it.
+    // Root passes every permission check, but sysfs has one more
+    // (KERNFS_ROOT_EXTRA_OPEN_PERM_CHECK): somebody must be allowed to do it.
     const int access = file->flags & O_ACCMODE;
     const unsigned mode = node->mode();
     if (node->removed()) {
@@ -537,19 +541,18 @@ void FuseServer::Impl::open(fuse_req_t request, fuse_ino_t number, fuse_file_inf
   }
   auto& device = static_cast<DeviceNode&>(*node);
   const pid_t thread = fuse_req_ctx(request)->pid;
-  workers_->settle();
-  auto opened = device.open(thread, file->flags);
-  if (!opened && opened.error() == Errno{EBUSY}) {
-    // A last reference that was not a descriptor, but a mapping, goes without a FLUSH.
-    workers_->settle_now();
-    opened = device.open(thread, file->flags);
+  if (device.traits().settled) {
+    workers_->settle();
   }
+  auto opened = device.open(thread, file->flags);
   if (!opened) {
     fuse_reply_err(request, reply_value(opened.error()));
     return;
   }
   const DeviceNode::Traits& traits = device.traits();
-  std::uint32_t flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+  // Without NOFLUSH each close would be a request that even a dying process waits for: us, too,
+  // while we hold a file of our own, with nobody left to answer.
+  std::uint32_t flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES | FOPEN_NOFLUSH;
   if (traits.stream) {
     flags |= FOPEN_STREAM | FOPEN_NONSEEKABLE;
   }
@@ -609,11 +612,6 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
   }
 }
 
-void FuseServer::Impl::flush(fuse_req_t request, fuse_ino_t, fuse_file_info*) {
-  workers_->expect_release();
-  fuse_reply_err(request, 0);
-}
-
 void FuseServer::Impl::release(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
   drop(file->fh);
   fuse_reply_err(request, 0);
@@ -634,7 +632,7 @@ void FuseServer::Impl::readdir(fuse_req_t request, fuse_ino_t, std::size_t size,
   std::vector<char> buffer(std::min<std::size_t>(size, 64 << 10));
   std::size_t used = 0;
   for (auto i = static_cast<std::size_t>(offset); i < entries.size(); ++i) {
-    struct stat info{};
+    struct stat info {};
     info.st_ino = nodes_.number(entries[i].id);
     info.st_mode = type_bits(entries[i].kind);
     const std::size_t needed =
@@ -649,7 +647,7 @@ void FuseServer::Impl::readdir(fuse_req_t request, fuse_ino_t, std::size_t size,
 }
 
 void FuseServer::Impl::statfs(fuse_req_t request, fuse_ino_t) {
-  struct statvfs info{};
+  struct statvfs info {};
   info.f_bsize = info.f_frsize = 4096;
   info.f_namemax = 255;
   fuse_reply_statfs(request, &info);
@@ -672,7 +670,8 @@ bool FuseServer::Impl::answer_ourselves(fuse_req_t request, unsigned command, Ha
 }
 
 void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, void* arg,
-                             fuse_file_info* file, unsigned, const void*, std::size_t, std::size_t) {
+                             fuse_file_info* file, unsigned, const void*, std::size_t,
+                             std::size_t) {
   Handle& target = handle(file);
   if ((command == kIdentify || command == kPill) && answer_ourselves(request, command, target))
       [[unlikely]] {
@@ -683,17 +682,13 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     fuse_reply_err(request, ENOTTY);
     return;
   }
-  workers_->settle();
+  if (node->settled(command)) [[unlikely]] {
+    workers_->settle();
+  }
   const pid_t thread = fuse_req_ctx(request)->pid;
   const auto number = reinterpret_cast<std::uint64_t>(arg);
   if (!node->asks_back(command)) [[likely]] {
-    Result<int> result = node->ioctl(thread, command, number);
-    if (!result && result.error() == Errno{EBUSY}) [[unlikely]] {
-      // As in open(). A refused request has done nothing, so it may be made again.
-      workers_->settle_now();
-      result = node->ioctl(thread, command, number);
-    }
-    reply(request, result);
+    reply(request, node->ioctl(thread, command, number));
     return;
   }
   const auto task = [this, request, thread, command, number, handle = target.shared_from_this(),
@@ -702,10 +697,6 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     Result<int> result = fail(EIO);
     try {
       result = handle->node()->ioctl(thread, command, number);
-      if (!result && result.error() == Errno{EBUSY}) {
-        workers_->settle_now();
-        result = handle->node()->ioctl(thread, command, number);
-      }
     } catch (const std::exception& error) {
       spdlog::error("nodes: a request failed: {}", error.what());
     }
@@ -731,6 +722,8 @@ Result<std::shared_ptr<OpenNode>> FuseServer::Impl::identify(const Fd& fd) {
     const std::lock_guard lock(questions_mutex_);
     questions_.erase(self);
   }
+  // The asker wants to know things as they are after what its client has closed before.
+  workers_->settle();
   if (error != 0 || !question.answer) {
     return fail(error == EBADF ? EBADF : EBADFD);
   }
@@ -738,7 +731,7 @@ Result<std::shared_ptr<OpenNode>> FuseServer::Impl::identify(const Fd& fd) {
 }
 
 bool FuseServer::Impl::owns(const Fd& fd) const {
-  struct statx info{};
+  struct statx info {};
   return ::statx(fd.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &info) == 0 &&
          makedev(info.stx_dev_major, info.stx_dev_minor) == device_;
 }

@@ -13,8 +13,8 @@
 
 namespace uvfio::nodes {
 
-// One detached FUSE mount of one tree, with the threads that serve it. Thread-safe. Of the nodes, only
-// those of kind `device` are given the client's ioctls.
+// One detached FUSE mount of one tree, with the threads that serve it. Thread-safe. Of the nodes,
+// only those of kind `device` are given the client's ioctls.
 class FuseServer {
  public:
   struct Options {
@@ -35,7 +35,8 @@ class FuseServer {
   [[nodiscard]] Passthrough& passthrough();
 
   // The open behind `fd`, a descriptor of this process. EBADF: not open, or O_PATH. EBADFD: not a
-  // device node of ours. Not for threads that serve requests, except those whose OpenNode asks_back.
+  // device node of ours. Not for threads that serve requests, except those whose OpenNode
+  // asks_back.
   [[nodiscard]] Result<std::shared_ptr<OpenNode>> identify(const Fd& fd);
   // Is it a file of this mount? Asks the kernel only, so any thread may.
   [[nodiscard]] bool owns(const Fd& fd) const;

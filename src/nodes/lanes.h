@@ -10,8 +10,8 @@
 
 namespace uvfio::nodes {
 
-// Two kinds of lane: the resolver, one thread that takes tasks in turn, and a thread per task for what
-// may take as long as a client likes. Tasks must not throw. Thread-safe.
+// Two kinds of lane: the resolver, one thread that takes tasks in turn, and a thread per task for
+// what may take as long as a client likes. Tasks must not throw. Thread-safe.
 class Lanes {
  public:
   using Task = std::function<void()>;

@@ -54,7 +54,8 @@ std::expected<DetachedMount, std::string> mount_detached() {
     const int error = errno;
     return std::unexpected(fmt::format(
         "cannot make a FUSE file system: {}. {}", strerror(error),
-        error == EPERM ? "CAP_SYS_ADMIN is needed: be root, or start in a user namespace (unshare -Urm)."
+        error == EPERM
+            ? "CAP_SYS_ADMIN is needed: be root, or start in a user namespace (unshare -Urm)."
         : error == ENOSYS ? "Linux 5.2 or later is needed."
                           : "Is the fuse module there?"));
   }
@@ -79,9 +80,9 @@ std::expected<DetachedMount, std::string> mount_detached() {
   };
   for (const Setting& setting : settings) {
     if (fs_config(context, setting.command, setting.key, setting.text) != 0) {
-      return std::unexpected(
-          fmt::format("cannot set up the FUSE file system ({}): {}",
-                      setting.key != nullptr ? setting.key : "create", explanation(context, errno)));
+      return std::unexpected(fmt::format("cannot set up the FUSE file system ({}): {}",
+                                         setting.key != nullptr ? setting.key : "create",
+                                         explanation(context, errno)));
     }
   }
   mount.root.reset(fs_mount(context, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));

@@ -64,7 +64,8 @@ bool Passthrough::start(int device) {
   if (!wanted_ || !offered_) {
     return false;
   }
-  // Whether we have the right to do it (CAP_SYS_ADMIN in the initial namespace) shows only in trying.
+  // Whether we have the right to do it (CAP_SYS_ADMIN in the initial namespace) shows only in
+  // trying.
   const Fd probe(memfd_create("uvfio-passthrough", MFD_CLOEXEC));
   device_ = device;
   if (!probe || !open(probe)) {

@@ -1,5 +1,5 @@
-// FUSE passthrough for mmap (Linux 6.9): a file of ours shows the pages of a memfd, live. libfuse 3.14
-// does not know it, so the two places where the protocol has it are handled here.
+// FUSE passthrough for mmap (Linux 6.9): a file of ours shows the pages of a memfd, live.
+// libfuse 3.14 does not know it, so the two places where the protocol has it are handled here.
 #pragma once
 
 #include <sys/uio.h>
@@ -22,7 +22,8 @@ class BackingId {
  public:
   BackingId() = default;
   BackingId(BackingId&& other) noexcept
-      : passthrough_(std::exchange(other.passthrough_, nullptr)), id_(std::exchange(other.id_, 0)) {}
+      : passthrough_(std::exchange(other.passthrough_, nullptr)),
+        id_(std::exchange(other.id_, 0)) {}
   BackingId& operator=(BackingId&&) = delete;
   ~BackingId();
   // 0: none.

@@ -268,8 +268,8 @@ void Directory::retire(std::vector<std::shared_ptr<Node>>& all) {
 std::string relative_target(std::string_view from, std::string_view to) {
   const std::vector<std::string_view> source = split(from);
   const std::vector<std::string_view> target = split(to);
-  // As sysfs does it: up to a directory that properly contains the target, even where the link stands
-  // inside of its target.
+  // As sysfs does it: up to a directory that properly contains the target, even where the link
+  // stands inside of its target.
   std::size_t common = 0;
   while (common < source.size() && common + 1 < target.size() && source[common] == target[common]) {
     ++common;

@@ -37,9 +37,15 @@ class OpenNode {
                                                   std::span<const std::byte> data);
   // `thread` is the client's thread, blocked in ioctl(2) until the answer is there.
   [[nodiscard]] virtual Result<int> ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg);
-  // Does this ioctl ask about other open files of ours while it runs? Such requests get a lane of their
-  // own, because that question needs a free worker to answer it.
+  // Does this ioctl ask about other open files of ours while it runs? Such requests get a lane of
+  // their own, because that question needs a free worker to answer it.
   [[nodiscard]] virtual bool asks_back(std::uint32_t command) const {
+    static_cast<void>(command);
+    return false;
+  }
+  // Does the answer depend on which other files have been closed before? FUSE does not wait for the
+  // close of a file, so this has to be asked for (WorkerPool::settle).
+  [[nodiscard]] virtual bool settled(std::uint32_t command) const {
     static_cast<void>(command);
     return false;
   }
@@ -47,8 +53,8 @@ class OpenNode {
 
 enum class Kind { directory, link, attribute, device };
 
-// What all nodes have in common. Removal is for good: a removed node fails with ENODEV and its name is
-// not found any more, while those who still hold it are safe. Thread-safe.
+// What all nodes have in common. Removal is for good: a removed node fails with ENODEV and its name
+// is not found any more, while those who still hold it are safe. Thread-safe.
 class Node : public std::enable_shared_from_this<Node> {
  public:
   virtual ~Node() = default;
@@ -72,8 +78,8 @@ class Node : public std::enable_shared_from_this<Node> {
   // When the node was made.
   [[nodiscard]] timespec born() const { return born_; }
 
-  // Takes the node, and all that is below it, out of the tree. On return no attribute of it is being
-  // read or written, except by the calling thread itself.
+  // Takes the node, and all that is below it, out of the tree. On return no attribute of it is
+  // being read or written, except by the calling thread itself.
   void remove();
 
  protected:
@@ -107,8 +113,8 @@ class Link final : public Node {
   const std::string target_;
 };
 
-// A sysfs attribute. `slow` ones may take as long as a client likes (`remove` waits until the device
-// is closed).
+// A sysfs attribute. `slow` ones may take as long as a client likes (`remove` waits until the
+// device is closed).
 class AttributeNode final : public Node {
  public:
   AttributeNode(std::weak_ptr<Directory> parent, Attribute attribute, bool slow)
@@ -144,6 +150,7 @@ class DeviceNode final : public Node {
     unsigned mode = 0600;
     std::uint64_t size = 0;  // st_size
     bool stream = false;     // no file position: pread is ESPIPE
+    bool settled = false;    // opens depend on what has been closed before, see OpenNode::settled
     int backing = 0;         // passthrough.h: id of the file that mmap shows; 0: none
   };
 

@@ -198,12 +198,11 @@ void WorkerPool::stop(const std::function<bool()>& send_pill) {
   gone_.clear();
 }
 
-void WorkerPool::settle_now() {
-  const std::uint64_t flushes = flushes_.load(std::memory_order_acquire);
+void WorkerPool::settle() {
   const auto give_up = std::chrono::steady_clock::now() + kSettleLimit;
-  // Requests are read in the order in which they were queued. So a RELEASE that precedes the current
-  // request has been read; its worker is either serving it (odd stamp), or on the way there: back from
-  // read(2) or about to be, with an even stamp, but not asleep.
+  // Requests are read in the order in which they were queued. So a RELEASE that precedes the
+  // current request has been read; its worker is either serving it (odd stamp), or on the way
+  // there: back from read(2) or about to be, with an even stamp, but not asleep.
   std::vector<std::shared_ptr<Worker>> workers;
   {
     const std::lock_guard lock(mutex_);
@@ -222,15 +221,11 @@ void WorkerPool::settle_now() {
       }
       if (std::chrono::steady_clock::now() > give_up) {
         spdlog::warn("nodes: a device takes more than {} s to close", kSettleLimit.count());
-        break;
+        return;
       }
       std::this_thread::sleep_for(pause);
       pause = std::min(pause * 2, std::chrono::microseconds(1000));
     }
-  }
-  std::uint64_t settled = settled_.load(std::memory_order_relaxed);
-  while (settled < flushes &&
-         !settled_.compare_exchange_weak(settled, flushes, std::memory_order_release)) {
   }
 }
 

@@ -24,13 +24,13 @@ struct Channel {
   int fd = -1;
 };
 
-// Grows by a thread whenever all are busy, up to a limit, and shrinks to a few. Each has a channel of
-// its own (FUSE_DEV_IOC_CLONE), so that workers do not meet on one queue's lock.
+// Grows by a thread whenever all are busy, up to a limit, and shrinks to a few. Each has a channel
+// of its own (FUSE_DEV_IOC_CLONE), so that workers do not meet on one queue's lock.
 //
-// It also restores an order that FUSE loses. The kernel queues RELEASE when the last descriptor of a
-// file is closed, but does not wait for it: what the client does next may be read by another worker
-// and overtake it, so that a group that was just closed would still be busy. settle() closes the gap:
-// on return, every RELEASE that was queued before the current request has been served.
+// It also restores an order that FUSE loses. The kernel queues RELEASE when the last descriptor of
+// a file is closed, but does not wait for it: what the client does next may be read by another
+// worker and overtake it, so that a group that was just closed would still be busy. settle() closes
+// the gap: on return, every RELEASE that was queued before the current request has been served.
 class WorkerPool {
  public:
   // `device` is owned by the session. Nothing is started.
@@ -63,15 +63,8 @@ class WorkerPool {
     std::shared_ptr<Channel> previous_;
   };
 
-  // A FLUSH was served: a RELEASE may follow.
-  void expect_release() { flushes_.fetch_add(1, std::memory_order_acq_rel); }
-  // Must not be called while serving a RELEASE.
-  void settle() {
-    if (settled_.load(std::memory_order_acquire) != flushes_.load(std::memory_order_acquire)) {
-      settle_now();
-    }
-  }
-  void settle_now();
+  // Must not be called while serving a RELEASE. Takes some microseconds for each idle worker.
+  void settle();
 
  private:
   struct Worker;
@@ -85,8 +78,6 @@ class WorkerPool {
   const unsigned max_threads_;
 
   std::atomic<int> idle_{0};
-  std::atomic<std::uint64_t> flushes_{0};
-  std::atomic<std::uint64_t> settled_{0};
 
   std::mutex mutex_;
   std::condition_variable left_;
