@@ -5,13 +5,14 @@ target_compile_options(uvfio_options INTERFACE
   -Wall -Wextra -Wshadow -Wcast-align -Wno-missing-field-initializers -Wunused
   $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor -Woverloaded-virtual> -Werror)
 if(UVFIO_SANITIZE)
-  add_compile_options(-fsanitize=${UVFIO_SANITIZE} -fno-omit-frame-pointer)
-  add_link_options(-fsanitize=${UVFIO_SANITIZE})
+  # Not for the static client programs, which stand for somebody else's software.
+  target_compile_options(uvfio_options INTERFACE -fsanitize=${UVFIO_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(uvfio_options INTERFACE -fsanitize=${UVFIO_SANITIZE})
   if(UVFIO_SANITIZE MATCHES undefined)
-    add_compile_options(-fno-sanitize-recover=undefined)
+    target_compile_options(uvfio_options INTERFACE -fno-sanitize-recover=undefined)
   endif()
   if(UVFIO_SANITIZE MATCHES thread)
-    add_compile_options(-Wno-tsan)
+    target_compile_options(uvfio_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-tsan>)
   endif()
 endif()
 

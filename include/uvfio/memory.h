@@ -18,7 +18,12 @@ inline constexpr unsigned kPageShift = 12;
 static_assert(kPageSize == 1u << kPageShift);
 
 // A piece of client memory that is mapped into this process: the client's own pages, no copy.
-// `owner` keeps the mapping; once it is gone, `host` dangles.
+// `owner` keeps the mapping, also beyond the client and its address space; once it is gone, `host`
+// dangles. It is null where nothing needs keeping. `host` may be written only if the view was asked
+// for with write = true.
+//
+// The client may take the memory away meanwhile (ftruncate). A load or store then finds zeros that
+// belong to nobody; a system call that is given such an address fails with EFAULT.
 struct View {
   std::byte* host = nullptr;
   std::shared_ptr<const void> owner;
@@ -37,23 +42,27 @@ class LockedMemory {
 };
 
 // One address space. It may outlive the process that it belonged to: then every access fails with
-// ESRCH. Thread-safe.
+// ESRCH. Addresses and sizes are in bytes and need no alignment; a range that wraps around is
+// EFAULT. Thread-safe.
 class AddressSpace {
  public:
   virtual ~AddressSpace() = default;
 
   [[nodiscard]] virtual bool alive() const = 0;
 
-  // Copies from and to the client. EFAULT: some byte is not accessible (what comes before it may have
-  // been copied). ESRCH: the address space is gone.
+  // Copies from and to the client. EFAULT: some byte is not accessible (what comes before it may
+  // have been copied). ESRCH: the address space is gone.
   [[nodiscard]] virtual Status read(std::uint64_t vaddr, std::span<std::byte> data) = 0;
   [[nodiscard]] virtual Status write(std::uint64_t vaddr, std::span<const std::byte> data) = 0;
 
-  // Would every page of the range admit the access? EFAULT, ESRCH. What get_user_pages would say.
+  // Would every page of the range admit the access? EFAULT, ESRCH. What get_user_pages would say,
+  // but for a file that is shorter than its mapping: that is found out upon access. An empty range
+  // is fine.
   [[nodiscard]] virtual Status check(std::uint64_t vaddr, std::uint64_t size, bool write) = 0;
 
   // The range itself, without a copy. EOPNOTSUPP: this memory cannot be shared (private pages, or
-  // several backing objects), use read and write. EFAULT, ESRCH.
+  // several backing objects) but would pass `check`; use read and write. EFAULT (also when empty),
+  // ESRCH.
   [[nodiscard]] virtual Result<View> view(std::uint64_t vaddr, std::uint64_t size, bool write) = 0;
 
   // RLIMIT_MEMLOCK in pages, less what the client locked by itself when this was last sampled.
@@ -70,8 +79,10 @@ class AddressSpace {
 // This process: pointers are used as they are. For the embedded door. One object per process.
 [[nodiscard]] std::shared_ptr<AddressSpace> this_process();
 
-// A file that stands for an address space, address = file offset: memory that a client handed over as
-// a descriptor (vfio-user DMA_MAP). `size` bytes from offset 0. EINVAL: not mappable.
+// A file that stands for an address space, address = file offset: memory that a client handed over
+// as a descriptor (vfio-user DMA_MAP). `size` bytes from offset 0, mapped at once. Writable if the
+// descriptor is. EINVAL: not a regular file that large, or on a file system that the client may
+// serve (FUSE). EBADF; ENOSPC: too much is mapped already; otherwise what mmap says.
 [[nodiscard]] Result<std::shared_ptr<AddressSpace>> from_fd(Fd fd, std::uint64_t size);
 
 }  // namespace uvfio::memory

@@ -27,7 +27,12 @@ class TestClient {
       char byte = 0;
       if (read(in_, &byte, 1) != 1) _exit(0);
     }
-    [[nodiscard]] int in() const { return in_; }
+    // Goes on as a program that answers echoes().
+    void become_echo() const {
+      if (dup2(in_, STDIN_FILENO) < 0 || dup2(out_, STDOUT_FILENO) < 0) _exit(1);
+      execl("/bin/cat", "cat", nullptr);
+      _exit(1);
+    }
 
    private:
     int in_;
@@ -62,7 +67,7 @@ class TestClient {
 
   [[nodiscard]] pid_t pid() const { return pid_; }
 
-  // The next value that the client sends; 0 once it can send no more (exit or exec).
+  // The next value that the client sends; 0 once it can send no more.
   [[nodiscard]] std::uint64_t receive() const {
     std::uint64_t value = 0;
     return read(in_, &value, sizeof value) == sizeof value ? value : 0;
@@ -70,6 +75,12 @@ class TestClient {
   void go() const {
     const char byte = 0;
     if (write(out_, &byte, 1) != 1) abort();
+  }
+  // Waits until a client that did become_echo() runs as such: exec is through then.
+  [[nodiscard]] bool echoes() const {
+    go();
+    char byte = 0;
+    return read(in_, &byte, 1) == 1;
   }
   // Ends the client and waits until it is reaped.
   void kill() {

@@ -1,9 +1,14 @@
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
+#include <cstddef>
 #include <cstring>
 
 #include "memory/client_for_test.h"
@@ -74,6 +79,44 @@ TEST(ThisProcess, IsTheChildAfterAFork) {
   EXPECT_EQ(child.receive(), 2u);
   EXPECT_TRUE(this_process()->check(address_of(page), 1, true));
   munmap(page, kPageSize);
+}
+
+// A sandbox around us may refuse process_vm_readv and process_vm_writev.
+TEST(ThisProcess, CopiesAlsoInASandbox) {
+  const TestClient child([](const TestClient::Inside& inside) {
+    std::array<sock_filter, 5> program{{
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_writev, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    }};
+    const sock_fprog filter{.len = program.size(), .filter = program.data()};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) {
+      _exit(1);
+    }
+    auto* const page = static_cast<std::byte*>(
+        mmap(nullptr, 2 * kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    mprotect(page + kPageSize, kPageSize, PROT_READ);
+    std::array<std::byte, 4> data{std::byte{3}};
+    const auto result = [](const Status& status) {
+      return status ? 1000 : static_cast<std::uint64_t>(value(status.error()));
+    };
+    inside.send(result(this_process()->write(address_of(page), data)));
+    inside.send(std::to_integer<std::uint64_t>(page[0]));
+    page[0] = std::byte{4};
+    inside.send(result(this_process()->read(address_of(page), data)));
+    inside.send(std::to_integer<std::uint64_t>(data[0]));
+    inside.send(result(this_process()->read(0, data)));
+    inside.send(result(this_process()->write(address_of(page) + kPageSize, data)));
+  });
+  EXPECT_EQ(child.receive(), 1000u);
+  EXPECT_EQ(child.receive(), 3u);
+  EXPECT_EQ(child.receive(), 1000u);
+  EXPECT_EQ(child.receive(), 4u);
+  EXPECT_EQ(child.receive(), std::uint64_t{EFAULT});
+  EXPECT_EQ(child.receive(), std::uint64_t{EFAULT});
 }
 
 TEST(ThisProcess, HasTheLimitOfTheProcess) {

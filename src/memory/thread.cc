@@ -1,13 +1,13 @@
 // One-shot requests to a thread that waits for us.
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <array>
 #include <string>
+#include <string_view>
 
 #include "memory/process.h"
 #include "memory/remote_memory.h"
@@ -17,8 +17,8 @@ namespace {
 
 constexpr unsigned kPidfdThread = O_EXCL;  // PIDFD_THREAD, Linux 6.9
 
-// PROC_USER_INIT_INO, which the kernel keeps as part of its ABI.
-constexpr ino_t kInitialUserNamespace = 0xEFFFFFFD;
+// PROC_USER_INIT_INO (0xEFFFFFFD), which the kernel keeps as part of its ABI.
+constexpr std::string_view kInitialUserNamespace = "user:[4026531837]";
 
 enum class Direction : std::uint8_t { kFromThread, kToThread };
 
@@ -101,9 +101,12 @@ bool thread_can_lock_memory(pid_t tid) {
   if ((data[0].effective & (1u << CAP_IPC_LOCK)) == 0) return false;
   // To root in a user namespace of its own, its capabilities say nothing about the machine's
   // memory.
-  struct stat user_namespace {};
+  // Reading the link is quicker than following it.
   const std::string path = "/proc/" + std::to_string(tid) + "/ns/user";
-  return stat(path.c_str(), &user_namespace) == 0 && user_namespace.st_ino == kInitialUserNamespace;
+  std::array<char, 64> target{};
+  const ssize_t length = readlink(path.c_str(), target.data(), target.size());
+  return length > 0 &&
+         std::string_view(target.data(), static_cast<std::size_t>(length)) == kInitialUserNamespace;
 }
 
 }  // namespace uvfio::memory

@@ -1,8 +1,9 @@
 /*
  * <linux/vfio.h>, plus the parts of the VFIO ABI that the header of an older distribution lacks.
  *
- * Debian 12 ships the header of Linux 6.1. Each item below is guarded by the macro that came into the
- * kernel header together with it, so that a newer <linux/vfio.h> always wins. Valid in C and C++.
+ * Debian 12 ships the header of Linux 6.1. Each item below is guarded by the macro that came into
+ * the kernel header together with it, so that a newer <linux/vfio.h> always wins. Valid in C and
+ * C++.
  */
 #ifndef UVFIO_UAPI_VFIO_COMPAT_H_
 #define UVFIO_UAPI_VFIO_COMPAT_H_

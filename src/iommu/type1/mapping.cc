@@ -7,8 +7,8 @@ Status Mapping::resolve() {
   const bool writable = vfio::allows(prot, vfio::Prot::write);
   auto view = space->view(vaddr, size(), writable);
   if (view) {
-    view_ = std::move(*view);
-    host_ = view_.host;
+    view_owner_ = std::move(view->owner);
+    host_ = view->host;
     reach_.store(Reach::direct, std::memory_order_release);
     return {};
   }

@@ -14,7 +14,7 @@ namespace uvfio::iommu::type1 {
 
 // Readers find it through the MappingTree inside an RCU section; what they touch there is immutable or
 // atomic. The rest belongs to the holder of Type1's lock.
-class Mapping {
+class alignas(64) Mapping {
  public:
   // How the memory behind the mapping is reached; found out on first use, because MAP_DMA does not look
   // at the memory when no IOMMU domain needs it.
@@ -28,9 +28,18 @@ class Mapping {
   ~Mapping() { delete dirty.load(std::memory_order_relaxed); }
   Mapping(const Mapping&) = delete;
 
-  // For readers.
+  // What DMA needs comes first, in one cache line.
   const std::uint64_t first;
   const std::uint64_t last;
+  // Dirty tracking: nullptr while it is off. Written under Type1's lock, freed after a grace period.
+  std::atomic<DirtyBitmap*> dirty{nullptr};
+
+ private:
+  std::byte* host_ = nullptr;
+  std::atomic<std::uint32_t> users_{0};
+  std::atomic<Reach> reach_{Reach::unknown};
+
+ public:
   const std::uint64_t vaddr;
   const vfio::Prot prot;
   const bool lock_cap;  // the mapping process had CAP_IPC_LOCK
@@ -46,7 +55,7 @@ class Mapping {
   // now, and reach() stays unknown.
   [[nodiscard]] Status resolve();
   // What keeps host() alive.
-  [[nodiscard]] const std::shared_ptr<const void>& view_owner() const { return view_.owner; }
+  [[nodiscard]] const std::shared_ptr<const void>& view_owner() const { return view_owner_; }
 
   // Users outside of RCU sections: an unmap waits for them.
   void enter() { users_.fetch_add(1, std::memory_order_acquire); }
@@ -60,17 +69,11 @@ class Mapping {
     }
   }
 
-  // Dirty tracking: nullptr while it is off. Written under Type1's lock, freed after a grace period.
-  std::atomic<DirtyBitmap*> dirty{nullptr};
-
   // Guarded by Type1's lock.
   std::unique_ptr<PinTable> pins;
 
  private:
-  std::atomic<std::uint32_t> users_{0};
-  std::atomic<Reach> reach_{Reach::unknown};
-  std::byte* host_ = nullptr;
-  memory::View view_;
+  std::shared_ptr<const void> view_owner_;
 };
 
 }  // namespace uvfio::iommu::type1

@@ -2,87 +2,164 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 
 namespace uvfio::iommu::type1 {
+namespace {
 
-// keys[i] is not above any IOVA below children[i], and above all of children[i - 1].
-struct alignas(64) MappingTree::Node {
-  std::uint64_t change = 0;
-  std::uint32_t count = 0;
-  bool leaf = true;
-  std::array<std::uint64_t, kFanout> keys;
-  union {
-    std::array<Node*, kFanout> children;
-    std::array<Mapping*, kFanout> mappings;
-  };
-
-  void insert_at(unsigned at, std::uint64_t key, Node* child) {
-    std::copy_backward(keys.begin() + at, keys.begin() + count, keys.begin() + count + 1);
-    std::copy_backward(children.begin() + at, children.begin() + count, children.begin() + count + 1);
-    keys[at] = key;
-    children[at] = child;
-    ++count;
-  }
-  void insert_at(unsigned at, std::uint64_t key, Mapping* mapping) {
-    std::copy_backward(keys.begin() + at, keys.begin() + count, keys.begin() + count + 1);
-    std::copy_backward(mappings.begin() + at, mappings.begin() + count, mappings.begin() + count + 1);
-    keys[at] = key;
-    mappings[at] = mapping;
-    ++count;
-  }
-  void erase_at(unsigned at) {
-    std::copy(keys.begin() + at + 1, keys.begin() + count, keys.begin() + at);
-    if (leaf) {
-      std::copy(mappings.begin() + at + 1, mappings.begin() + count, mappings.begin() + at);
-    } else {
-      std::copy(children.begin() + at + 1, children.begin() + count, children.begin() + at);
-    }
-    --count;
-  }
-  // Appends entries [from, from + number) of `other`.
-  void append(const Node& other, unsigned from, unsigned number) {
-    std::copy_n(other.keys.begin() + from, number, keys.begin() + count);
-    if (leaf) {
-      std::copy_n(other.mappings.begin() + from, number, mappings.begin() + count);
-    } else {
-      std::copy_n(other.children.begin() + from, number, children.begin() + count);
-    }
-    count += number;
-  }
-};
-
-// The last entry whose key is not above `iova`; 0 if there is none.
-unsigned MappingTree::slot(const Node& node, std::uint64_t iova) {
-  const std::uint64_t* base = node.keys.data();
-  for (unsigned length = node.count; length > 1;) {
+// The last of `count` ascending keys that is not above `iova`; 0 if there is none.
+unsigned slot_of(const std::uint64_t* keys, unsigned count, std::uint64_t iova) {
+  const std::uint64_t* base = keys;
+  for (unsigned length = count; length > 1;) {
     const unsigned half = length / 2;
     base += base[half] <= iova ? half : 0;  // a conditional move, not a branch
     length -= half;
   }
-  return static_cast<unsigned>(base - node.keys.data());
+  return static_cast<unsigned>(base - keys);
+}
+
+// Makes room for one entry at `at` in a column of `count` entries.
+template <typename Column>
+void open_gap(Column& column, unsigned at, unsigned count) {
+  std::copy_backward(column.begin() + at, column.begin() + count, column.begin() + count + 1);
+}
+template <typename Column>
+void close_gap(Column& column, unsigned at, unsigned count) {
+  std::copy(column.begin() + at + 1, column.begin() + count, column.begin() + at);
+}
+
+}  // namespace
+
+// In every node keys[i] is not above any IOVA of entry i, and above all of entry i - 1.
+struct MappingTree::Node {
+  std::uint64_t change = 0;
+  std::uint32_t count = 0;
+  const bool is_leaf;
+
+ protected:
+  explicit Node(bool leaf) : is_leaf(leaf) {}
+};
+
+struct alignas(64) MappingTree::Inner : Node {
+  static constexpr unsigned kFanout = 60;
+  Inner() : Node(false) {}
+
+  [[nodiscard]] unsigned slot(std::uint64_t iova) const { return slot_of(keys.data(), count, iova); }
+  void insert_at(unsigned at, std::uint64_t key, Node* child) {
+    open_gap(keys, at, count);
+    open_gap(children, at, count);
+    keys[at] = key;
+    children[at] = child;
+    ++count;
+  }
+  void erase_at(unsigned at) {
+    close_gap(keys, at, count);
+    close_gap(children, at, count);
+    --count;
+  }
+  // Appends entries [from, from + number) of `other`.
+  void append(const Inner& other, unsigned from, unsigned number) {
+    std::copy_n(other.keys.begin() + from, number, keys.begin() + count);
+    std::copy_n(other.children.begin() + from, number, children.begin() + count);
+    count += number;
+  }
+
+  std::array<std::uint64_t, kFanout> keys;
+  std::array<Node*, kFanout> children;
+};
+
+struct alignas(64) MappingTree::Leaf : Node {
+  static constexpr unsigned kFanout = 34;
+  Leaf() : Node(true) {}
+
+  [[nodiscard]] unsigned slot(std::uint64_t iova) const { return slot_of(keys.data(), count, iova); }
+  void insert_at(unsigned at, std::uint64_t key, Mapping* mapping) {
+    open_gap(keys, at, count);
+    open_gap(pages, at, count);
+    open_gap(hosts, at, count);
+    open_gap(mappings, at, count);
+    keys[at] = key;
+    pages[at] = static_cast<std::uint32_t>(std::min<std::uint64_t>(mapping->pages(), kManyPages));
+    hosts[at] = 0;
+    mappings[at] = mapping;
+    ++count;
+  }
+  void erase_at(unsigned at) {
+    close_gap(keys, at, count);
+    close_gap(pages, at, count);
+    close_gap(hosts, at, count);
+    close_gap(mappings, at, count);
+    --count;
+  }
+  void append(const Leaf& other, unsigned from, unsigned number) {
+    std::copy_n(other.keys.begin() + from, number, keys.begin() + count);
+    std::copy_n(other.pages.begin() + from, number, pages.begin() + count);
+    std::copy_n(other.mappings.begin() + from, number, mappings.begin() + count);
+    for (unsigned i = 0; i < number; ++i) hosts[count + i] = other.host(from + i).load(std::memory_order_relaxed);
+    count += number;
+  }
+  // Readers write it, too: see remember().
+  [[nodiscard]] std::atomic_ref<std::uint64_t> host(unsigned at) const { return std::atomic_ref(hosts[at]); }
+
+  static constexpr std::uint64_t kManyPages = UINT32_MAX;  // this many or more: ask the mapping
+  std::array<std::uint64_t, kFanout> keys;
+  std::array<std::uint32_t, kFanout> pages;
+  mutable std::array<std::uint64_t, kFanout> hosts;
+  std::array<Mapping*, kFanout> mappings;
+};
+
+const MappingTree::Leaf* MappingTree::leaf_of(const Node* node, std::uint64_t iova) {
+  while (!node->is_leaf) {
+    const auto& inner = static_cast<const Inner&>(*node);
+    node = inner.children[inner.slot(iova)];
+  }
+  return static_cast<const Leaf*>(node);
 }
 
 Mapping* MappingTree::find_in(const Node* node, std::uint64_t iova) {
   if (node == nullptr) return nullptr;
-  while (!node->leaf) node = node->children[slot(*node, iova)];
-  Mapping* mapping = node->mappings[slot(*node, iova)];
+  const Leaf& leaf = *leaf_of(node, iova);
+  Mapping* mapping = leaf.mappings[leaf.slot(iova)];
   return mapping->first <= iova && iova <= mapping->last ? mapping : nullptr;
+}
+
+MappingTree::Remembered MappingTree::remembered(std::uint64_t iova) const {
+  const Node* root = published_.load(std::memory_order_acquire);
+  if (root == nullptr) return {};
+  const Leaf& leaf = *leaf_of(root, iova);
+  const unsigned at = leaf.slot(iova);
+  const std::uint64_t first = leaf.keys[at];
+  const std::uint64_t last = first + (leaf.pages[at] * memory::kPageSize - 1);
+  if (iova < first || iova > last || leaf.pages[at] == Leaf::kManyPages) return {};
+  return {.first = first, .last = last, .host = leaf.host(at).load(std::memory_order_acquire)};
+}
+
+// Idempotent, so readers need not agree who does it, nor whether the node is replaced meanwhile.
+void MappingTree::remember(std::uint64_t iova, std::uint64_t host) const {
+  const Node* root = published_.load(std::memory_order_acquire);
+  if (root == nullptr) return;
+  const Leaf& leaf = *leaf_of(root, iova);
+  const unsigned at = leaf.slot(iova);
+  const Mapping& mapping = *leaf.mappings[at];
+  // A key may be lower than the first IOVA, and then has nothing to do with the page count.
+  if (mapping.first != leaf.keys[at] || iova < mapping.first || iova > mapping.last) return;
+  leaf.host(at).store(host, std::memory_order_release);
 }
 
 Mapping* MappingTree::at_or_after_in(const Node* node, std::uint64_t iova) {
   if (node == nullptr) return nullptr;
   const Node* right = nullptr;  // the subtree that follows the path
-  while (!node->leaf) {
-    const unsigned at = slot(*node, iova);
-    if (at + 1 < node->count) right = node->children[at + 1];
-    node = node->children[at];
+  while (!node->is_leaf) {
+    const auto& inner = static_cast<const Inner&>(*node);
+    const unsigned at = inner.slot(iova);
+    if (at + 1 < inner.count) right = inner.children[at + 1];
+    node = inner.children[at];
   }
-  const unsigned at = slot(*node, iova);
-  if (node->mappings[at]->last >= iova) return node->mappings[at];
-  if (at + 1 < node->count) return node->mappings[at + 1];
-  if (right == nullptr) return nullptr;
-  while (!right->leaf) right = right->children[0];
-  return right->mappings[0];
+  const auto& leaf = static_cast<const Leaf&>(*node);
+  const unsigned at = leaf.slot(iova);
+  if (leaf.mappings[at]->last >= iova) return leaf.mappings[at];
+  if (at + 1 < leaf.count) return leaf.mappings[at + 1];
+  return right == nullptr ? nullptr : leaf_of(right, 0)->mappings[0];
 }
 
 MappingTree::~MappingTree() {
@@ -92,86 +169,106 @@ MappingTree::~MappingTree() {
   free_subtree(working_);
 }
 
-void MappingTree::free_subtree(Node* node) {
-  if (node == nullptr) return;
-  if (!node->leaf) std::for_each_n(node->children.begin(), node->count, free_subtree);
-  delete node;
+void MappingTree::free_node(Node* node) {
+  if (node->is_leaf) {
+    delete static_cast<Leaf*>(node);
+  } else {
+    delete static_cast<Inner*>(node);
+  }
 }
 
-MappingTree::Node* MappingTree::make_node(bool leaf) {
-  Node* node = new Node;
+void MappingTree::free_subtree(Node* node) {
+  if (node == nullptr) return;
+  if (!node->is_leaf) {
+    auto& inner = static_cast<Inner&>(*node);
+    std::for_each_n(inner.children.begin(), inner.count, free_subtree);
+  }
+  free_node(node);
+}
+
+template <typename T>
+T* MappingTree::make_node() {
+  T* node = new T;
   node->change = change_;
-  node->leaf = leaf;
-  ++nodes_;
+  node_bytes_ += sizeof(T);
   return node;
 }
 
 // A version of `node` that may be changed.
-MappingTree::Node* MappingTree::own(Node* node) {
+template <typename T>
+T* MappingTree::own(T* node) {
   if (node->change == change_) return node;
-  Node* copy = make_node(node->leaf);
+  T* copy = make_node<T>();
   copy->append(*node, 0, node->count);
   retire(node);
   return copy;
 }
 
+MappingTree::Node* MappingTree::own(Node* node) {
+  if (node->is_leaf) return own(static_cast<Leaf*>(node));
+  return own(static_cast<Inner*>(node));
+}
+
 void MappingTree::retire(Node* node) {
-  --nodes_;
+  node_bytes_ -= node->is_leaf ? sizeof(Leaf) : sizeof(Inner);
   if (node->change == change_) {
-    delete node;  // no reader has seen it
+    free_node(node);  // no reader has seen it
   } else {
     retired_.push_back(node);
   }
 }
 
 void MappingTree::insert(Mapping& mapping) {
-  if (working_ == nullptr) working_ = make_node(true);
+  if (working_ == nullptr) working_ = make_node<Leaf>();
   if (Node* sibling = insert_in(working_, mapping)) {
-    Node* root = make_node(false);
-    root->insert_at(0, working_->keys[0], working_);
-    root->insert_at(1, sibling->keys[0], sibling);
+    const auto key_of = [](const Node* node) {
+      return node->is_leaf ? static_cast<const Leaf*>(node)->keys[0] : static_cast<const Inner*>(node)->keys[0];
+    };
+    auto* root = make_node<Inner>();
+    root->insert_at(0, key_of(working_), working_);
+    root->insert_at(1, key_of(sibling), sibling);
     working_ = root;
   }
   ++size_;
 }
 
-// Inserts below `node`, which is replaced; returns the right half if it had to be split.
-MappingTree::Node* MappingTree::insert_in(Node*& node, Mapping& mapping) {
-  node = own(node);
-  unsigned at = node->count == 0 ? 0 : slot(*node, mapping.first);
-  std::uint64_t key = mapping.first;
-  Node* new_child = nullptr;
-  if (!node->leaf) {
-    new_child = insert_in(node->children[at], mapping);
-    node->keys[at] = std::min(node->keys[at], mapping.first);
-    if (new_child == nullptr) return nullptr;
-    key = new_child->keys[0];
-    ++at;
-  } else if (node->count != 0 && node->keys[at] < mapping.first) {
-    ++at;
-  }
-  const auto insert_into = [&](Node& target, unsigned index) {
-    if (target.leaf) {
-      target.insert_at(index, key, &mapping);
-    } else {
-      target.insert_at(index, key, new_child);
-    }
-  };
-  if (node->count < kFanout) {
-    insert_into(*node, at);
+// Adds an entry to a node that may be changed; returns the right half if it had to be split.
+template <typename T, typename... Entry>
+MappingTree::Node* MappingTree::insert_or_split(T& node, unsigned at, std::uint64_t key, Entry... entry) {
+  if (node.count < T::kFanout) {
+    node.insert_at(at, key, entry...);
     return nullptr;
   }
   // Ascending IOVAs are the usual order: a split at the end keeps nodes full then.
-  const unsigned left = at == kFanout ? kFanout : kFanout / 2;
-  Node* sibling = make_node(node->leaf);
-  sibling->append(*node, left, kFanout - left);
-  node->count = left;
-  if (at > left || left == kFanout) {
-    insert_into(*sibling, at - left);
+  const unsigned left = at == T::kFanout ? T::kFanout : T::kFanout / 2;
+  T* sibling = make_node<T>();
+  sibling->append(node, left, T::kFanout - left);
+  node.count = left;
+  if (at > left || left == T::kFanout) {
+    sibling->insert_at(at - left, key, entry...);
   } else {
-    insert_into(*node, at);
+    node.insert_at(at, key, entry...);
   }
   return sibling;
+}
+
+// Inserts below `node`, which is replaced; returns the right half if it had to be split.
+MappingTree::Node* MappingTree::insert_in(Node*& node, Mapping& mapping) {
+  node = own(node);
+  if (node->is_leaf) {
+    auto& leaf = static_cast<Leaf&>(*node);
+    unsigned at = leaf.count == 0 ? 0 : leaf.slot(mapping.first);
+    if (leaf.count != 0 && leaf.keys[at] < mapping.first) ++at;
+    return insert_or_split(leaf, at, mapping.first, &mapping);
+  }
+  auto& inner = static_cast<Inner&>(*node);
+  const unsigned at = inner.slot(mapping.first);
+  Node* right_half = insert_in(inner.children[at], mapping);
+  inner.keys[at] = std::min(inner.keys[at], mapping.first);
+  if (right_half == nullptr) return nullptr;
+  const std::uint64_t key = right_half->is_leaf ? static_cast<Leaf*>(right_half)->keys[0]
+                                                : static_cast<Inner*>(right_half)->keys[0];
+  return insert_or_split(inner, at + 1, key, right_half);
 }
 
 void MappingTree::erase(Mapping& mapping) {
@@ -179,8 +276,8 @@ void MappingTree::erase(Mapping& mapping) {
     retire(working_);
     working_ = nullptr;
   }
-  while (working_ != nullptr && !working_->leaf && working_->count == 1) {
-    Node* only = working_->children[0];
+  while (working_ != nullptr && !working_->is_leaf && working_->count == 1) {
+    Node* only = static_cast<Inner*>(working_)->children[0];
     retire(working_);
     working_ = only;
   }
@@ -190,28 +287,40 @@ void MappingTree::erase(Mapping& mapping) {
 // Returns whether `node` is empty now.
 bool MappingTree::erase_in(Node*& node, const Mapping& mapping) {
   node = own(node);
-  const unsigned at = slot(*node, mapping.first);
-  if (node->leaf) {
-    node->erase_at(at);
-  } else if (erase_in(node->children[at], mapping)) {
-    retire(node->children[at]);
-    node->erase_at(at);
-  } else if (node->children[at]->count < kFanout / 4) {
-    merge_children(*node, at);
+  if (node->is_leaf) {
+    auto& leaf = static_cast<Leaf&>(*node);
+    leaf.erase_at(leaf.slot(mapping.first));
+    return leaf.count == 0;
   }
-  return node->count == 0;
+  auto& inner = static_cast<Inner&>(*node);
+  const unsigned at = inner.slot(mapping.first);
+  if (erase_in(inner.children[at], mapping)) {
+    retire(inner.children[at]);
+    inner.erase_at(at);
+  } else {
+    merge_children(inner, at);
+  }
+  return inner.count == 0;
 }
 
-// Joins the child at `at` with a neighbour if both fit well into one node.
-void MappingTree::merge_children(Node& parent, unsigned at) {
+// Joins a child that has become small with a neighbour if both fit well into one node.
+void MappingTree::merge_children(Inner& parent, unsigned at) {
   if (parent.count < 2) return;
   const unsigned left = at == 0 ? 0 : at - 1;
-  if (parent.children[left]->count + parent.children[left + 1]->count > kFanout * 3 / 4) return;
-  Node* into = parent.children[left] = own(parent.children[left]);
-  Node* from = parent.children[left + 1];
+  if (parent.children[at]->is_leaf ? merge<Leaf>(parent, left) : merge<Inner>(parent, left)) {
+    parent.erase_at(left + 1);
+  }
+}
+
+template <typename T>
+bool MappingTree::merge(Inner& parent, unsigned left) {
+  if (parent.children[left]->count + parent.children[left + 1]->count > T::kFanout / 2) return false;
+  T* into = own(static_cast<T*>(parent.children[left]));
+  parent.children[left] = into;
+  auto* from = static_cast<T*>(parent.children[left + 1]);
   into->append(*from, 0, from->count);
   retire(from);
-  parent.erase_at(left + 1);
+  return true;
 }
 
 void MappingTree::publish() {
@@ -220,10 +329,10 @@ void MappingTree::publish() {
 }
 
 void MappingTree::reclaim() {
-  for (Node* node : retired_) delete node;
+  for (Node* node : retired_) free_node(node);
   retired_.clear();
 }
 
-std::uint64_t MappingTree::memory_bytes() const { return nodes_ * sizeof(Node); }
+std::uint64_t MappingTree::memory_bytes() const { return node_bytes_; }
 
 }  // namespace uvfio::iommu::type1

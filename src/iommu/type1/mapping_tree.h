@@ -29,6 +29,16 @@ class MappingTree {
     return at_or_after_in(published_.load(std::memory_order_acquire), iova);
   }
 
+  // A copy of what the mapping at `iova` says, which a reader left with remember(): then the mapping
+  // itself need not be touched. Bit 0 and 1 of `host` are its Prot; 0: nothing is remembered.
+  struct Remembered {
+    std::uint64_t first = 0;
+    std::uint64_t last = 0;
+    std::uint64_t host = 0;
+  };
+  [[nodiscard]] Remembered remembered(std::uint64_t iova) const;
+  void remember(std::uint64_t iova, std::uint64_t host) const;
+
   // For the one writer. The tree does not own the mappings, and they must not overlap.
   void insert(Mapping& mapping);
   void erase(Mapping& mapping);
@@ -49,26 +59,35 @@ class MappingTree {
   [[nodiscard]] std::uint64_t memory_bytes() const;
 
  private:
-  static constexpr unsigned kFanout = 30;  // makes a node 512 bytes
   struct Node;
+  struct Inner;
+  struct Leaf;
 
+  static const Leaf* leaf_of(const Node* node, std::uint64_t iova);
   static Mapping* find_in(const Node* node, std::uint64_t iova);
   static Mapping* at_or_after_in(const Node* node, std::uint64_t iova);
-  static unsigned slot(const Node& node, std::uint64_t iova);
 
-  Node* make_node(bool leaf);
+  template <typename T>
+  T* make_node();
+  template <typename T>
+  T* own(T* node);
   Node* own(Node* node);
   void retire(Node* node);
+  static void free_node(Node* node);
+  static void free_subtree(Node* node);
+  template <typename T, typename... Entry>
+  Node* insert_or_split(T& node, unsigned at, std::uint64_t key, Entry... entry);
   Node* insert_in(Node*& node, Mapping& mapping);
   bool erase_in(Node*& node, const Mapping& mapping);
-  void merge_children(Node& parent, unsigned at);
-  static void free_subtree(Node* node);
+  void merge_children(Inner& parent, unsigned at);
+  template <typename T>
+  bool merge(Inner& parent, unsigned left);
 
   std::atomic<Node*> published_{nullptr};
   Node* working_ = nullptr;
   std::uint64_t change_ = 1;  // nodes made since the last publish() carry this number
   std::size_t size_ = 0;
-  std::size_t nodes_ = 0;
+  std::uint64_t node_bytes_ = 0;
   std::vector<Node*> retired_;
 };
 

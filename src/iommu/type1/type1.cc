@@ -19,6 +19,9 @@ constexpr std::uint64_t kMax = std::numeric_limits<std::uint64_t>::max();
 // VFIO_IOMMU_NOTIFY_MAX: how often devices are asked to unpin before an unmap gives up.
 constexpr unsigned kMaxNotifications = 10;
 
+// Where MappingTree::Remembered keeps a Prot.
+constexpr std::uint64_t kProtMask = 3;
+
 // Readers may stay in an RCU section for this many bytes.
 constexpr std::uint64_t kMaxCopyInSection = 1 << 20;
 
@@ -326,6 +329,17 @@ void Type1::unpin_locked(std::uint64_t iova, std::uint64_t pages) {
 }
 
 Result<vfio::Translation> Type1::translate(std::uint64_t iova, std::uint64_t size, Prot prot) {
+  const bool tracking = dirty_tracking_.load(std::memory_order_acquire);
+  if (!tracking) {
+    const auto known = mappings_.remembered(iova);
+    const auto allowed = static_cast<Prot>(known.host & kProtMask);
+    if (known.host != 0 && size - 1 <= known.last - iova && vfio::allows(allowed, prot)) {
+      return vfio::Translation{.first = known.first,
+                               .last = known.last,
+                               .host = reinterpret_cast<std::byte*>(known.host & ~kProtMask),
+                               .prot = allowed};
+    }
+  }
   Mapping* mapping = mappings_.find(iova);
   if (mapping == nullptr || size - 1 > mapping->last - iova) return fail(EINVAL);
   if (!vfio::allows(mapping->prot, prot)) return fail(EPERM);
@@ -338,6 +352,10 @@ Result<vfio::Translation> Type1::translate(std::uint64_t iova, std::uint64_t siz
       const std::uint64_t first = (iova - mapping->first) / kPageSize;
       dirty->set(first, (iova + (size - 1) - mapping->first) / kPageSize - first + 1);
     }
+  }
+  const auto host = reinterpret_cast<std::uint64_t>(mapping->host());
+  if (!tracking && reach == Mapping::Reach::direct && (host & kProtMask) == 0) {
+    mappings_.remember(iova, host | static_cast<std::uint64_t>(mapping->prot));
   }
   return vfio::Translation{.first = mapping->first,
                            .last = mapping->last,

@@ -117,7 +117,7 @@ class Type1 final : public Iommu {
   std::vector<IommuGroup*> emulated_groups_;
   MappingTree mappings_;  // owns what it holds; readers need only an RCU section
   std::uint32_t dma_avail_;
-  bool dirty_tracking_ = false;
+  std::atomic<bool> dirty_tracking_ = false;  // readable by anyone
   std::atomic<std::uint64_t> generation_{1};  // readable by anyone
 
   std::mutex resolve_lock_;  // for Mapping::resolve; taken last

@@ -1,0 +1,176 @@
+#include "launcher/supervisor.h"
+
+#include <fcntl.h>
+#include <linux/seccomp.h>
+#include <linux/vfio.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+
+#include <array>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#include "base/log.h"
+#include "memory/process.h"
+#include "uapi/ioctl.h"
+#include "uapi/user_struct.h"
+
+#ifndef SECCOMP_ADDFD_FLAG_SEND  // Linux 5.14
+#define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)
+#endif
+
+namespace uvfio::launcher {
+
+// One notified system call of one thread, which waits for an answer.
+class Supervisor::Call final : public uapi::Caller {
+ public:
+  Call(nodes::Server& server, const Fd& listener, const seccomp_notif& notification)
+      : server_(server), listener_(listener), notification_(notification) {}
+
+  [[nodiscard]] int fd() const { return static_cast<int>(notification_.data.args[0]); }
+  [[nodiscard]] std::uint32_t command() const { return static_cast<std::uint32_t>(notification_.data.args[1]); }
+  [[nodiscard]] std::uint64_t arg() const { return notification_.data.args[2]; }
+  [[nodiscard]] pid_t thread() const { return static_cast<pid_t>(notification_.pid); }
+
+  // Is the thread still in this very call? Only then its number means what it meant.
+  [[nodiscard]] bool alive() const {
+    return ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ID_VALID, &notification_.id) == 0;
+  }
+
+  // Each call gets exactly one of these.
+  void proceed() const { respond({.id = notification_.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE}); }
+  void answer(const Result<int>& result) const {
+    if (answered_) return;
+    respond({.id = notification_.id,
+             .val = result ? *result : 0,
+             .error = result ? 0 : -value(result.error())});
+  }
+
+  Status copy_in(std::uint64_t user, std::span<std::byte> data) override {
+    if (!memory::copy_from_thread(thread(), user, data) || !alive()) return fail(EFAULT);
+    return {};
+  }
+  Status copy_out(std::uint64_t user, std::span<const std::byte> data) override {
+    if (!alive() || !memory::copy_to_thread(thread(), user, data)) return fail(EFAULT);
+    return {};
+  }
+  Result<int> install(std::shared_ptr<vfio::DeviceFile> file) override {
+    auto opened = server_.open_device(std::move(file));
+    if (!opened) return std::unexpected(opened.error());
+    // The descriptor is the call's result: both at once, so that nothing is left in a client that dies.
+    return add_fd(*opened, SECCOMP_ADDFD_FLAG_SEND);
+  }
+  Result<int> install(std::shared_ptr<vfio::MigrationStream> stream, bool readable) override {
+    auto opened = server_.open_stream(std::move(stream), readable);
+    if (!opened) return std::unexpected(opened.error());
+    return add_fd(*opened, 0);
+  }
+  bool can_mmap() const override { return server_.passthrough(); }
+
+  // The ioctls that come here need none of these.
+  Result<Fd> get(int) override { return fail(EBADF); }
+  Result<std::shared_ptr<vfio::Container>> container(int) override { return fail(EBADF); }
+  Result<std::shared_ptr<memory::AddressSpace>> address_space() override { return fail(EINVAL); }
+  bool can_lock_memory() override { return false; }
+
+ private:
+  void respond(seccomp_notif_resp response) const {
+    // ENOENT: the client has been killed meanwhile, and nobody waits.
+    if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) != 0 && errno != ENOENT) {
+      spdlog::error("supervisor: cannot answer thread {}: {}", thread(), strerror(errno));
+    }
+  }
+  Result<int> add_fd(const Fd& fd, unsigned flags) {
+    seccomp_notif_addfd add{.id = notification_.id,
+                            .flags = flags,
+                            .srcfd = static_cast<std::uint32_t>(fd.get()),
+                            .newfd = 0,
+                            .newfd_flags = O_CLOEXEC};
+    const int added = ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+    if (added < 0) return fail(errno == ENOENT ? EINTR : errno);
+    answered_ = flags != 0;
+    return added;
+  }
+
+  nodes::Server& server_;
+  const Fd& listener_;
+  const seccomp_notif& notification_;
+  bool answered_ = false;
+};
+
+Supervisor::Supervisor(nodes::Server& server, Fd listener)
+    : server_(server), listener_(std::move(listener)), stop_(EventFd::create().value()) {
+  const std::scoped_lock lock(mutex_);
+  start_worker_locked();
+}
+
+Supervisor::~Supervisor() {
+  std::vector<std::thread> workers;
+  {
+    const std::scoped_lock lock(mutex_);
+    stopping_ = true;
+    workers.swap(workers_);
+  }
+  stop_.signal();
+  for (auto& worker : workers) worker.join();
+}
+
+void Supervisor::start_worker_locked() {
+  ++idle_;
+  workers_.emplace_back([this] { work(); });
+}
+
+// Waits for a call. False: there will be none any more.
+bool Supervisor::receive(seccomp_notif& notification) {
+  const std::scoped_lock one_at_a_time(receive_mutex_);
+  for (;;) {
+    std::array<pollfd, 2> ready{pollfd{.fd = listener_.get(), .events = POLLIN, .revents = 0},
+                                pollfd{.fd = stop_.get(), .events = POLLIN, .revents = 0}};
+    if (poll(ready.data(), ready.size(), -1) < 0 && errno != EINTR) return false;
+    if (ready[1].revents != 0) return false;
+    if ((ready[0].revents & POLLIN) != 0) {
+      notification = {};
+      if (ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_RECV, &notification) == 0) return true;
+      // The client was killed meanwhile; or a signal came.
+    } else if (ready[0].revents != 0) {
+      return false;  // POLLHUP: the last process with the filter has gone
+    }
+  }
+}
+
+// Each worker waits its turn, and before it serves sees to it that somebody else waits.
+void Supervisor::work() {
+  seccomp_notif notification{};
+  while (receive(notification)) {
+    {
+      const std::scoped_lock lock(mutex_);
+      if (--idle_ == 0 && !stopping_ && workers_.size() < kMaxWorkers) start_worker_locked();
+    }
+    Call call(server_, listener_, notification);
+    serve(call);
+    const std::scoped_lock lock(mutex_);
+    ++idle_;
+  }
+}
+
+void Supervisor::serve(Call& call) {
+  const auto fd = memory::duplicate_from_thread(call.thread(), call.fd());
+  if (!fd || !call.alive()) return call.proceed();  // the kernel knows best what is wrong with it
+  const auto file = server_.identify(*fd);
+  if (const auto* group = std::get_if<std::shared_ptr<vfio::GroupFile>>(&file);
+      group != nullptr && call.command() == VFIO_GROUP_GET_DEVICE_FD) {
+    return call.answer(uapi::group_ioctl(*group, call, call.command(), call.arg()));
+  }
+  if (const auto* device = std::get_if<std::shared_ptr<vfio::DeviceFile>>(&file);
+      device != nullptr && call.command() == VFIO_DEVICE_FEATURE) {
+    std::array<std::uint32_t, 2> header{};  // argsz, flags
+    constexpr std::uint32_t kSetState = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
+    if (uapi::copy_struct_in(call, call.arg(), header) && (header[1] & (VFIO_DEVICE_FEATURE_MASK | VFIO_DEVICE_FEATURE_SET)) == kSetState) {
+      return call.answer(uapi::device_ioctl(**device, call, call.command(), call.arg()));
+    }
+  }
+  call.proceed();
+}
+
+}  // namespace uvfio::launcher

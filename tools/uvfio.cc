@@ -1,0 +1,105 @@
+// The command line.
+
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "launcher/models.h"
+#include "launcher/run.h"
+
+namespace {
+
+using namespace uvfio;
+
+constexpr const char* kRunFooter = R"(The program finds its devices in its environment and in sysfs:
+  UVFIO_MDEV        UUID of the first mediated device
+  UVFIO_MDEV_<n>    UUID of device n, from 0 in the order of the options
+  UVFIO_GROUP_<n>   name of its group's node: /dev/vfio/<name>
+  UVFIO_SYSFS_<n>   its directory, /sys/bus/mdev/devices/<uuid>
+
+Exit status: that of the program; 128+N if signal N ended it; 126, 127 if it cannot be executed or
+found; 125 if uvfio itself fails.
+
+Example: a serial card, and a look at it
+  uvfio run --mdev mtty-1 -- sh -c 'ls /dev/vfio; ls $UVFIO_SYSFS_0/')";
+
+void set_up_logging(int verbosity) {
+  // Standard output belongs to the program.
+  spdlog::set_default_logger(spdlog::stderr_color_mt("uvfio"));
+  spdlog::set_pattern("uvfio: %^%l%$: %v");
+  spdlog::set_level(verbosity == 0 ? spdlog::level::warn : verbosity == 1 ? spdlog::level::info : spdlog::level::debug);
+}
+
+int fail_with(const std::string& sentence) {
+  fmt::print(stderr, "uvfio: {}\n", sentence);
+  return launcher::kExitFailed;
+}
+
+int list_types() {
+  Host host;
+  const auto models = launcher::add_models(host);
+  if (!models) return fail_with(models.error());
+  fmt::print("{:<12} {:<14} {:>9}  {}\n", "TYPE", "API", "AVAILABLE", "NAME");
+  for (const auto& offered : launcher::offered_types(host)) {
+    fmt::print("{:<12} {:<14} {:>9}  {}\n", offered.id(), offered.parent->driver().device_api(),
+               offered.parent->available_instances(*offered.type), offered.type->pretty_name);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("VFIO and VFIO mediated devices in user space.");
+  app.name("uvfio");
+  app.set_version_flag("--version", "uvfio " UVFIO_VERSION);
+  app.require_subcommand(1);
+  int verbosity = 0;
+
+  auto* run = app.add_subcommand("run", "Run a program with a private set of VFIO devices");
+  std::vector<std::string> mdevs;
+  std::vector<std::string> topologies;
+  bool no_passthrough = false;
+  launcher::RunOptions options;
+  run->add_option("--mdev", mdevs, "Create a mediated device (repeatable); `uvfio types` lists the types")
+      ->type_name("TYPE[:UUID]")
+      ->allow_extra_args(false);
+  run->add_option("--topology", topologies, "Create the devices that a TOML file describes (repeatable)")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
+  run->add_flag("--no-passthrough", no_passthrough, "Offer no mmap of device regions");
+  run->add_flag("-v,--verbose", verbosity, "Say more on standard error (twice: much more)");
+  run->add_option("command", options.command, "The program and its arguments, after --")
+      ->type_name("PROGRAM [ARG ...]")
+      ->required();
+  run->footer(kRunFooter);
+
+  auto* types = app.add_subcommand("types", "List the types of mediated devices");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int status = app.exit(error);
+    return status == 0 ? 0 : launcher::kExitFailed;
+  }
+  set_up_logging(verbosity);
+  if (types->parsed()) return list_types();
+
+  for (const auto& path : topologies) {
+    auto topology = launcher::read_topology(path);
+    if (!topology) return fail_with(topology.error());
+    options.topology.mdevs.insert(options.topology.mdevs.end(), topology->mdevs.begin(), topology->mdevs.end());
+  }
+  for (const auto& text : mdevs) {
+    auto request = launcher::parse_mdev(text);
+    if (!request) return fail_with(request.error());
+    options.topology.mdevs.push_back(std::move(*request));
+  }
+  options.passthrough = !no_passthrough;
+  return launcher::run(options);
+}
