@@ -29,7 +29,9 @@ class Supervisor::Call final : public uapi::Caller {
       : server_(server), listener_(listener), notification_(notification) {}
 
   [[nodiscard]] int fd() const { return static_cast<int>(notification_.data.args[0]); }
-  [[nodiscard]] std::uint32_t command() const { return static_cast<std::uint32_t>(notification_.data.args[1]); }
+  [[nodiscard]] std::uint32_t command() const {
+    return static_cast<std::uint32_t>(notification_.data.args[1]);
+  }
   [[nodiscard]] std::uint64_t arg() const { return notification_.data.args[2]; }
   [[nodiscard]] pid_t thread() const { return static_cast<pid_t>(notification_.pid); }
 
@@ -39,7 +41,9 @@ class Supervisor::Call final : public uapi::Caller {
   }
 
   // Each call gets exactly one of these.
-  void proceed() const { respond({.id = notification_.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE}); }
+  void proceed() const {
+    respond({.id = notification_.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE});
+  }
   void answer(const Result<int>& result) const {
     if (answered_) return;
     respond({.id = notification_.id,
@@ -58,7 +62,8 @@ class Supervisor::Call final : public uapi::Caller {
   Result<int> install(std::shared_ptr<vfio::DeviceFile> file) override {
     auto opened = server_.open_device(std::move(file));
     if (!opened) return std::unexpected(opened.error());
-    // The descriptor is the call's result: both at once, so that nothing is left in a client that dies.
+    // The descriptor is the call's result: both at once, so that nothing is left in a client that
+    // dies.
     return add_fd(*opened, SECCOMP_ADDFD_FLAG_SEND);
   }
   Result<int> install(std::shared_ptr<vfio::MigrationStream> stream, bool readable) override {
@@ -165,8 +170,10 @@ void Supervisor::serve(Call& call) {
   if (const auto* device = std::get_if<std::shared_ptr<vfio::DeviceFile>>(&file);
       device != nullptr && call.command() == VFIO_DEVICE_FEATURE) {
     std::array<std::uint32_t, 2> header{};  // argsz, flags
-    constexpr std::uint32_t kSetState = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
-    if (uapi::copy_struct_in(call, call.arg(), header) && (header[1] & (VFIO_DEVICE_FEATURE_MASK | VFIO_DEVICE_FEATURE_SET)) == kSetState) {
+    constexpr std::uint32_t kSetState =
+        VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
+    if (uapi::copy_struct_in(call, call.arg(), header) &&
+        (header[1] & (VFIO_DEVICE_FEATURE_MASK | VFIO_DEVICE_FEATURE_SET)) == kSetState) {
       return call.answer(uapi::device_ioctl(**device, call, call.command(), call.arg()));
     }
   }

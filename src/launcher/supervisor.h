@@ -1,5 +1,5 @@
-// Answers the ioctls that return a descriptor, which FUSE cannot: it finds out which of our files the
-// client means, does the ioctl through uapi, and puts the new descriptor into the client.
+// Answers the ioctls that return a descriptor, which FUSE cannot: it finds out which of our files
+// the client means, does the ioctl through uapi, and puts the new descriptor into the client.
 #pragma once
 
 #include <mutex>
