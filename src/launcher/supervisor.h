@@ -3,6 +3,7 @@
 #pragma once
 
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -26,6 +27,8 @@ class Supervisor {
   void work();
   bool receive(seccomp_notif& notification);
   void start_worker_locked();
+  nodes::OpenFile file_of(const Call& call);
+  std::optional<Result<int>> handle(Call& call);
   void serve(Call& call);
 
   static constexpr unsigned kMaxWorkers = 32;
