@@ -603,9 +603,9 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
     finish(target.write(static_cast<std::uint64_t>(offset), bytes));
     return;
   }
-  const auto task = [finish, handle = target.shared_from_this(), offset,
-                     channel = workers_->channel(),
-                     copy = std::vector<std::byte>(bytes.begin(), bytes.end())] {
+  Lanes::Task task = [finish, handle = target.shared_from_this(), offset,
+                      channel = workers_->channel(),
+                      copy = std::vector<std::byte>(bytes.begin(), bytes.end())]() mutable {
     const WorkerPool::Borrow borrow(channel);
     Result<std::size_t> done = fail(EIO);
     try {
@@ -613,9 +613,10 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
     } catch (const std::exception& error) {
       spdlog::error("nodes: a write failed: {}", error.what());
     }
+    handle.reset();
     finish(done);
   };
-  if (!lanes_.detach(task)) {
+  if (!lanes_.detach(std::move(task))) {
     fuse_reply_err(request, EAGAIN);
   }
 }
@@ -704,8 +705,10 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     reply(request, node->ioctl(thread, command, number));
     return;
   }
-  const auto task = [this, request, thread, command, number, handle = target.shared_from_this(),
-                     channel = workers_->channel()] {
+  // The reply lets the client run on, and what it closes then has to be closed: so nothing of its file
+  // may be held any longer at that moment, not even by the task.
+  Lanes::Task task = [request, thread, command, number, handle = target.shared_from_this(),
+                      channel = workers_->channel()]() mutable {
     const WorkerPool::Borrow borrow(channel);
     Result<int> result = fail(EIO);
     try {
@@ -713,9 +716,10 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     } catch (const std::exception& error) {
       spdlog::error("nodes: a request failed: {}", error.what());
     }
+    handle.reset();
     reply(request, result);
   };
-  if (!lanes_.resolve(task)) {
+  if (!lanes_.resolve(std::move(task))) {
     fuse_reply_err(request, EAGAIN);
   }
 }
