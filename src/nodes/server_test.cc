@@ -155,7 +155,7 @@ class ServerTest : public testing::Test {
     while (const dirent* entry = readdir(directory)) {
       const std::string name = entry->d_name;
       if (name == "." || name == "..") continue;
-      struct stat info{};
+      struct stat info {};
       EXPECT_EQ(fstatat(fd.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW), 0) << name;
       if (S_ISLNK(info.st_mode)) {
         std::string target(256, '\0');
@@ -294,7 +294,8 @@ TEST_F(ServerTest, AClientUsesADevice) {
   ASSERT_EQ(ioctl(container.get(), VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU), 0);
   vfio_group_status status{.argsz = sizeof(status), .flags = 0};
   ASSERT_EQ(ioctl(group.get(), VFIO_GROUP_GET_STATUS, &status), 0);
-  EXPECT_EQ(status.flags, static_cast<unsigned>(VFIO_GROUP_FLAGS_CONTAINER_SET | VFIO_GROUP_FLAGS_VIABLE));
+  EXPECT_EQ(status.flags,
+            static_cast<unsigned>(VFIO_GROUP_FLAGS_CONTAINER_SET | VFIO_GROUP_FLAGS_VIABLE));
 
   EXPECT_EQ(ioctl(group.get(), VFIO_GROUP_GET_DEVICE_FD, kUuid), -1);
   EXPECT_EQ(errno, EOPNOTSUPP);
