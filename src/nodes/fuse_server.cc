@@ -141,6 +141,7 @@ class FuseServer::Impl {
 
   std::string start();
 
+  void watch_closes(const char* path) { workers_->closes().add(mount_.root, path); }
   Result<std::shared_ptr<OpenNode>> identify(const Fd& fd);
   [[nodiscard]] bool owns(const Fd& fd) const;
 
@@ -769,6 +770,7 @@ const Fd& FuseServer::root() const { return impl_->mount_.root; }
 Passthrough& FuseServer::passthrough() { return impl_->passthrough_; }
 Result<std::shared_ptr<OpenNode>> FuseServer::identify(const Fd& fd) { return impl_->identify(fd); }
 bool FuseServer::owns(const Fd& fd) const { return impl_->owns(fd); }
+void FuseServer::watch_closes(const char* path) { impl_->watch_closes(path); }
 void FuseServer::close_later(Fd fd) {
   // Once the resolver has stopped, so have the workers that could be kept waiting.
   static_cast<void>(impl_->lanes_.resolve([held = std::make_shared<Fd>(std::move(fd))] {}));
