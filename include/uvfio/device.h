@@ -6,6 +6,7 @@
 
 #include <linux/vfio.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -106,8 +107,15 @@ class Migration {
   // takes it before any lock of its own.
   [[nodiscard]] std::mutex& walk_mutex() { return walk_mutex_; }
 
+  // VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 was set since the first open. The core's business; streams
+  // share it.
+  [[nodiscard]] const std::shared_ptr<std::atomic<bool>>& precopy_info_v2() const {
+    return precopy_info_v2_;
+  }
+
  private:
   std::mutex walk_mutex_;
+  std::shared_ptr<std::atomic<bool>> precopy_info_v2_ = std::make_shared<std::atomic<bool>>(false);
 };
 
 // One migration data stream: what the client's data_fd reads or writes. Thread-safe.
@@ -124,6 +132,9 @@ class MigrationStream {
     std::uint64_t dirty_bytes = 0;
   };
   [[nodiscard]] virtual Result<PrecopyInfo> precopy_info() { return fail(ENOTTY); }
+
+  // Set by the core before the client gets the stream; see Migration::precopy_info_v2.
+  std::shared_ptr<const std::atomic<bool>> precopy_info_v2;
 };
 
 // Optional part: the device logs its own DMA writes (vfio_log_ops).

@@ -166,7 +166,7 @@ Status Bus::store_create(const std::shared_ptr<Parent>& parent, const Type& type
 
 Status Bus::store_remove(const std::shared_ptr<Device>& device, std::string_view text) {
   const auto number = parse_unsigned(text);
-  if (!number) return std::unexpected(number.error());
+  if (!number) return fail(EINVAL);  // ERANGE, too
   return *number == 0 ? Status() : remove(device);
 }
 

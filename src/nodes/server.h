@@ -14,8 +14,9 @@
 namespace uvfio::nodes {
 
 // What an open VFIO file of ours is.
-using OpenFile = std::variant<std::monostate, std::shared_ptr<vfio::Container>, std::shared_ptr<vfio::GroupFile>,
-                              std::shared_ptr<vfio::DeviceFile>, std::shared_ptr<vfio::MigrationStream>>;
+using OpenFile =
+    std::variant<std::monostate, std::shared_ptr<vfio::Container>, std::shared_ptr<vfio::GroupFile>,
+                 std::shared_ptr<vfio::DeviceFile>, std::shared_ptr<vfio::MigrationStream>>;
 
 // Serves one host to any number of processes. The file system is never attached to a path by this
 // class: whoever wants to see it binds directories of root() where they belong:
@@ -24,16 +25,16 @@ using OpenFile = std::variant<std::monostate, std::shared_ptr<vfio::Container>, 
 class Server {
  public:
   struct Options {
-    // Serve mmap of regions through FUSE passthrough; needs Linux 6.9 and CAP_SYS_ADMIN in the initial
-    // user namespace. Where it is not to be had, regions lose VFIO_REGION_INFO_FLAG_MMAP.
+    // Serve mmap of regions through FUSE passthrough; needs Linux 6.9 and CAP_SYS_ADMIN in the
+    // initial user namespace. Where it is not to be had, regions lose VFIO_REGION_INFO_FLAG_MMAP.
     bool passthrough = true;
     unsigned max_threads = 64;
   };
 
-  // Mounts and starts to serve, on threads of its own. Needs CAP_SYS_ADMIN in the user namespace that
-  // owns the mount namespace. The error says what is missing and what to do about it.
-  [[nodiscard]] static std::expected<std::unique_ptr<Server>, std::string> create(Host& host,
-                                                                                  const Options& options);
+  // Mounts and starts to serve, on threads of its own. Needs CAP_SYS_ADMIN in the user namespace
+  // that owns the mount namespace. The error says what is missing and what to do about it.
+  [[nodiscard]] static std::expected<std::unique_ptr<Server>, std::string> create(
+      Host& host, const Options& options);
   // Unmounts; requests under way get ENOTCONN. The host must still exist.
   virtual ~Server() = default;
 
@@ -41,14 +42,15 @@ class Server {
   [[nodiscard]] virtual const Fd& root() const = 0;
   [[nodiscard]] virtual bool passthrough() const = 0;
 
-  // What is behind `fd`, a descriptor of this process; monostate when it is none of our files. Must not
-  // be called from a thread that serves requests.
+  // What is behind `fd`, a descriptor of this process; monostate when it is none of our files. Must
+  // not be called from a thread that serves requests.
   [[nodiscard]] virtual OpenFile identify(const Fd& fd) = 0;
 
-  // A descriptor for an object of the core, ready to be handed to a client. The descriptor's last close
-  // drops the object.
+  // A descriptor for an object of the core, ready to be handed to a client. The descriptor's last
+  // close drops the object.
   [[nodiscard]] virtual Result<Fd> open_device(std::shared_ptr<vfio::DeviceFile> file) = 0;
-  [[nodiscard]] virtual Result<Fd> open_stream(std::shared_ptr<vfio::MigrationStream> stream, bool readable) = 0;
+  [[nodiscard]] virtual Result<Fd> open_stream(std::shared_ptr<vfio::MigrationStream> stream,
+                                               bool readable) = 0;
 };
 
 }  // namespace uvfio::nodes

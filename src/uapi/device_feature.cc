@@ -7,7 +7,7 @@
 #include "uapi/handlers.h"
 #include "uapi/ioctl.h"
 #include "uapi/user_struct.h"
-#include "uapi/vfio_compat.h"
+#include "uvfio/vfio_compat.h"
 #include "vfio/migration.h"
 
 namespace uvfio::uapi {
@@ -66,9 +66,10 @@ Result<int> device_state(const FeatureCall& call) {
       state.device_state = vfio::get_state(*migration);
       return copy_struct_out(call.caller, call.payload, state);
     }
-    // The client hears of an error in both ways: the errno, and a struct without data_fd.
-    if (auto copied = copy_struct_out(call.caller, call.payload, state); !copied) return copied;
     auto stream = vfio::set_state(*migration, wanted);
+    // Whatever came of it, the struct goes back; and it has to fit before a descriptor is given away.
+    auto copied = copy_struct_out(call.caller, call.payload, state);
+    if (!copied) return copied;
     if (!stream) return std::unexpected(stream.error());
     if (!*stream) return 0;
     const auto fd = call.caller.install(std::move(*stream), wanted != VFIO_DEVICE_STATE_RESUMING);
@@ -92,7 +93,10 @@ Result<int> data_size(const FeatureCall& call) {
 Result<int> precopy_info_v2(const FeatureCall& call) {
   const vfio::Migration* migration = call.device.migration();
   if (migration == nullptr || (migration->flags() & VFIO_MIGRATION_PRE_COPY) == 0) return fail(EINVAL);
-  return call.run(VFIO_DEVICE_FEATURE_SET, 0, [] { return 0; });
+  return call.run(VFIO_DEVICE_FEATURE_SET, 0, [&] {
+    *migration->precopy_info_v2() = true;
+    return 0;
+  });
 }
 
 Result<std::vector<vfio::DmaLogging::Range>> copy_ranges_in(
@@ -109,9 +113,9 @@ Result<std::vector<vfio::DmaLogging::Range>> copy_ranges_in(
     }
     if (((range.iova | range.length) & (control.page_size - 1)) != 0) return fail(EINVAL);
     if (range.iova + range.length < range.iova) return fail(EOVERFLOW);
+    // In terms of first and last byte, as the kernel's interval tree: an empty range at 0 covers everything.
     const bool overlaps = std::ranges::any_of(ranges, [&](const auto& other) {
-      return range.length != 0 && other.length != 0 && range.iova < other.iova + other.length &&
-             other.iova < range.iova + range.length;
+      return range.iova <= other.iova + other.length - 1 && other.iova <= range.iova + range.length - 1;
     });
     if (overlaps) return fail(EINVAL);
     ranges.push_back({.iova = range.iova, .length = range.length});
@@ -232,6 +236,7 @@ Result<int> migration_ioctl(vfio::MigrationStream& stream, Caller& caller, std::
   }
   const auto answer = stream.precopy_info();
   if (!answer) return std::unexpected(answer.error());
+  if (stream.precopy_info_v2 && *stream.precopy_info_v2) info.flags = 0;  // version 1 leaves them alone
   info.initial_bytes = answer->initial_bytes;
   info.dirty_bytes = answer->dirty_bytes;
   return copy_struct_out(caller, arg, info);

@@ -52,6 +52,7 @@ void Device::close() {
   const std::scoped_lock lock(group_->lock_, device_set_lock_);
   if (--open_count_ != 0) return;
   ops_->close_device();
+  if (const auto* migration = ops_->migration()) *migration->precopy_info_v2() = false;
   release_iommu();
   group_->unuse_container_locked();
 }

@@ -3,7 +3,7 @@
 #include <array>
 #include <mutex>
 
-#include "uapi/vfio_compat.h"
+#include "uvfio/vfio_compat.h"
 
 namespace uvfio::vfio {
 namespace {
@@ -70,6 +70,7 @@ Result<std::shared_ptr<MigrationStream>> set_state(Migration& migration, std::ui
     if (!opened) return std::unexpected(opened.error());
     stream = std::move(*opened);
   }
+  if (stream) stream->precopy_info_v2 = migration.precopy_info_v2();
   return stream;
 }
 

@@ -25,7 +25,7 @@ Status DirtyBitmap::report(UserBitmap& user, std::uint64_t at) const {
   if (shift != 0) {
     const auto before = user.read(at / 64);
     if (!before) return std::unexpected(before.error());
-    carry = *before & ((std::uint64_t{1} << shift) - 1);
+    carry = *before;  // all of it: the kernel's bitmap_or works on whole words
   }
   std::array<std::uint64_t, 512> buffer;
   const std::uint64_t total = (pages_ + shift + 63) / 64;

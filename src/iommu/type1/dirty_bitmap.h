@@ -32,8 +32,8 @@ class DirtyBitmap {
   explicit DirtyBitmap(std::uint64_t pages);
 
   void set(std::uint64_t first, std::uint64_t count);
-  // Copies all bits to bit `at` and on of the user's bitmap. Bits of the user before `at` are left;
-  // the rest of the last word becomes 0. EFAULT. update_user_bitmap.
+  // Copies all bits to bit `at` and on of the user's bitmap; the rest of the last word becomes 0. Where
+  // `at` is inside a word, what the user has in that word stays set. EFAULT. update_user_bitmap.
   [[nodiscard]] Status report(UserBitmap& user, std::uint64_t at) const;
   void clear();
 

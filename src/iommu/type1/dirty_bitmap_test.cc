@@ -29,13 +29,13 @@ TEST(DirtyBitmap, ReportsInPlace) {
   EXPECT_EQ(user.words, (std::vector<std::uint64_t>{0xc000000000000001, 3, 2, ~std::uint64_t{0}}));
 }
 
-TEST(DirtyBitmap, ShiftsAndKeepsOnlyTheBitsBefore) {
+TEST(DirtyBitmap, ShiftsAndKeepsTheSharedWord) {
   DirtyBitmap bitmap(64);
   bitmap.set(0, 1);
   bitmap.set(63, 1);
-  Words user(3, ~std::uint64_t{0});
+  Words user(3, 0x10f);
   ASSERT_TRUE(bitmap.report(user, 4));
-  EXPECT_EQ(user.words, (std::vector<std::uint64_t>{0x1f, 1u << 3, ~std::uint64_t{0}}));
+  EXPECT_EQ(user.words, (std::vector<std::uint64_t>{0x11f, 1u << 3, 0x10f}));
 }
 
 TEST(DirtyBitmap, ClearsEverything) {

@@ -1,0 +1,104 @@
+#include "nodes/lanes.h"
+
+#include <memory>
+#include <system_error>
+#include <utility>
+
+namespace uvfio::nodes {
+
+Lanes::~Lanes() {
+  stop_resolver();
+  join();
+}
+
+bool Lanes::resolve(Task&& task) {
+  const std::lock_guard lock(mutex_);
+  if (stopped_) {
+    return false;
+  }
+  if (!resolver_.joinable()) {
+    try {
+      resolver_ = std::thread([this] { run_resolver(); });
+    } catch (const std::system_error&) {
+      return false;
+    }
+  }
+  queue_.push_back(std::move(task));
+  ready_.notify_one();
+  return true;
+}
+
+void Lanes::run_resolver() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    ready_.wait(lock, [this] { return stopped_ || !queue_.empty(); });
+    if (queue_.empty()) {
+      return;
+    }
+    Task task = std::move(queue_.front());
+    queue_.pop_front();
+    lock.unlock();
+    task();
+    task = nullptr;  // what it holds may take a while to go: not under the lock
+    lock.lock();
+  }
+}
+
+void Lanes::stop_resolver() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopped_ = true;
+    ready_.notify_all();
+  }
+  if (resolver_.joinable()) {
+    resolver_.join();
+  }
+}
+
+bool Lanes::detach(Task&& task) {
+  std::list<std::thread> finished;
+  bool accepted = false;
+  {
+    const std::lock_guard lock(mutex_);
+    finished.swap(finished_);
+    accepted = !stopped_ && start_locked(std::move(task));
+  }
+  for (auto& thread : finished) {
+    thread.join();
+  }
+  return accepted;
+}
+
+bool Lanes::start_locked(Task&& task) {
+  const auto held = std::make_shared<Task>(std::move(task));
+  const auto self = running_.emplace(running_.end());
+  try {
+    // The new thread cannot get at `*self` before we have left the lock.
+    *self = std::thread([this, self, held] {
+      (*held)();
+      *held = nullptr;
+      const std::lock_guard lock(mutex_);
+      finished_.splice(finished_.end(), running_, self);
+      none_running_.notify_all();
+    });
+    return true;
+  } catch (const std::system_error&) {
+    running_.erase(self);
+    task = std::move(*held);
+    return false;
+  }
+}
+
+void Lanes::join() {
+  std::list<std::thread> finished;
+  {
+    std::unique_lock lock(mutex_);
+    none_running_.wait(lock, [this] { return running_.empty(); });
+    finished.swap(finished_);
+  }
+  for (auto& thread : finished) {
+    thread.join();
+  }
+}
+
+}  // namespace uvfio::nodes

@@ -1,0 +1,53 @@
+#include "nodes/open_vfio.h"
+
+#include <linux/vfio.h>
+
+#include "uapi/ioctl.h"
+
+namespace uvfio::nodes {
+
+Result<int> OpenContainer::ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) {
+  ProcessCaller caller(clients_, thread);
+  return uapi::container_ioctl(*container_, caller, command, arg);
+}
+
+Result<int> OpenGroup::ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) {
+  ProcessCaller caller(clients_, thread);
+  return uapi::group_ioctl(group_, caller, command, arg);
+}
+
+bool OpenGroup::asks_back(std::uint32_t command) const {
+  return command == VFIO_GROUP_SET_CONTAINER;
+}
+
+bool OpenGroup::settled(std::uint32_t command) const {
+  return command == VFIO_GROUP_SET_CONTAINER || command == VFIO_GROUP_UNSET_CONTAINER;
+}
+
+Result<std::size_t> OpenDevice::read(std::uint64_t position, std::span<std::byte> data) {
+  return device_->ops().read(position, data);
+}
+
+Result<std::size_t> OpenDevice::write(std::uint64_t position, std::span<const std::byte> data) {
+  return device_->ops().write(position, data);
+}
+
+Result<int> OpenDevice::ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) {
+  ProcessCaller caller(clients_, thread);
+  return uapi::device_ioctl(*device_, caller, command, arg);
+}
+
+Result<std::size_t> OpenStream::read(std::uint64_t, std::span<std::byte> data) {
+  return stream_->read(data);
+}
+
+Result<std::size_t> OpenStream::write(std::uint64_t, std::span<const std::byte> data) {
+  return stream_->write(data);
+}
+
+Result<int> OpenStream::ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) {
+  ProcessCaller caller(clients_, thread);
+  return uapi::migration_ioctl(*stream_, caller, command, arg);
+}
+
+}  // namespace uvfio::nodes

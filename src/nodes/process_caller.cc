@@ -1,0 +1,79 @@
+#include "nodes/process_caller.h"
+
+#include <spdlog/spdlog.h>
+
+#include "nodes/open_vfio.h"
+
+namespace uvfio::nodes {
+namespace {
+
+// What a kernel's copy_from_user can say: the thread is there, so what failed is the address.
+Status or_efault(Status status) {
+  if (!status) {
+    return fail(EFAULT);
+  }
+  return status;
+}
+
+}  // namespace
+
+Result<Fd> ProcessCaller::get(int fd) {
+  auto file = memory::duplicate_from_thread(thread_, fd);
+  if (!file) {
+    return fail(file.error() == Errno{EMFILE} || file.error() == Errno{ENFILE} ? value(file.error())
+                                                                               : EBADF);
+  }
+  if (clients_.server.owns(*file)) {
+    // Nothing that a model wants. And closing it is a request to ourselves, so not from here.
+    clients_.server.close_later(std::move(*file));
+    return fail(EINVAL);
+  }
+  return file;
+}
+
+Status ProcessCaller::copy_in(std::uint64_t user, std::span<std::byte> data) {
+  return or_efault(memory::copy_from_thread(thread_, user, data));
+}
+
+Status ProcessCaller::copy_out(std::uint64_t user, std::span<const std::byte> data) {
+  return or_efault(memory::copy_to_thread(thread_, user, data));
+}
+
+Result<std::shared_ptr<vfio::Container>> ProcessCaller::container(int fd) {
+  const auto file = memory::duplicate_from_thread(thread_, fd);
+  if (!file) {
+    return fail(EBADF);
+  }
+  const auto node = clients_.server.identify(*file);
+  if (!node) {
+    return std::unexpected(node.error());
+  }
+  const auto* container = dynamic_cast<const OpenContainer*>(node->get());
+  if (container == nullptr) {
+    return fail(EBADFD);
+  }
+  return container->container();
+}
+
+Result<std::shared_ptr<memory::AddressSpace>> ProcessCaller::address_space() {
+  return clients_.processes.acquire(thread_);
+}
+
+bool ProcessCaller::can_lock_memory() { return memory::thread_can_lock_memory(thread_); }
+
+std::unexpected<Errno> ProcessCaller::refuse_install() {
+  if (!clients_.install_refused.exchange(true)) {
+    spdlog::error(
+        "nodes: thread {} asked for a device's descriptor, which only works in programs that were "
+        "started by `uvfio run -- PROGRAM`",
+        thread_);
+  }
+  return fail(EOPNOTSUPP);
+}
+
+Result<int> ProcessCaller::install(std::shared_ptr<vfio::DeviceFile>) { return refuse_install(); }
+Result<int> ProcessCaller::install(std::shared_ptr<vfio::MigrationStream>, bool) {
+  return refuse_install();
+}
+
+}  // namespace uvfio::nodes

@@ -1,0 +1,124 @@
+#include "nodes/server.h"
+
+#include "nodes/devfs.h"
+#include "nodes/device_files.h"
+#include "nodes/fuse_server.h"
+#include "nodes/open_vfio.h"
+#include "nodes/process_caller.h"
+#include "nodes/sysfs.h"
+#include "nodes/tree.h"
+
+namespace uvfio::nodes {
+namespace {
+
+class HostServer final : public Server, private vfio::Listener, private mdev::Listener {
+ public:
+  HostServer(Host& host, const std::shared_ptr<Directory>& tree, std::unique_ptr<FuseServer> fuse)
+      : host_(host),
+        fuse_(std::move(fuse)),
+        clients_{*fuse_},
+        devfs_(host.vfio(), clients_, tree->make_path("dev/vfio").value()),
+        sysfs_(host, tree->make_path("sys").value()),
+        device_files_(clients_, tree->add_directory(".open", 0700).value()) {
+    host_.vfio().set_listener(this);
+    host_.mdev().set_listener(this);
+    // What was there before us. Both sides take being told twice.
+    for (const auto& group : host_.vfio().groups()) {
+      group_added(group);
+    }
+    for (const auto& parent : host_.mdev().parents()) {
+      driver_registered(parent->driver());
+      parent_registered(parent);
+    }
+    for (const auto& device : host_.mdev().devices()) {
+      device_added(device);
+    }
+  }
+
+  ~HostServer() override {
+    // Requests first: they use all the rest. A slow one may still end in an event.
+    fuse_.reset();
+    host_.vfio().set_listener(nullptr);
+    host_.mdev().set_listener(nullptr);
+  }
+
+  const Fd& root() const override { return fuse_->root(); }
+  bool passthrough() const override { return fuse_->passthrough().available(); }
+
+  OpenFile identify(const Fd& fd) override {
+    const auto node = fuse_->identify(fd);
+    if (!node) {
+      return {};
+    }
+    const OpenNode* const open = node->get();
+    if (const auto* container = dynamic_cast<const OpenContainer*>(open)) {
+      return container->container();
+    }
+    if (const auto* group = dynamic_cast<const OpenGroup*>(open)) {
+      return group->group();
+    }
+    if (const auto* device = dynamic_cast<const OpenDevice*>(open)) {
+      return device->device();
+    }
+    if (const auto* stream = dynamic_cast<const OpenStream*>(open)) {
+      return stream->stream();
+    }
+    return {};
+  }
+
+  Result<Fd> open_device(std::shared_ptr<vfio::DeviceFile> file) override {
+    return device_files_.open_device(std::move(file));
+  }
+  Result<Fd> open_stream(std::shared_ptr<vfio::MigrationStream> stream, bool readable) override {
+    return device_files_.open_stream(std::move(stream), readable);
+  }
+
+ private:
+  void group_added(const std::shared_ptr<vfio::Group>& group) override {
+    sysfs_.group_added(group);
+    devfs_.group_added(group);
+  }
+  void group_removed(const std::shared_ptr<vfio::Group>& group) override {
+    devfs_.group_removed(group);
+    sysfs_.group_removed(group);
+  }
+  void driver_registered(mdev::Driver& driver) override { sysfs_.driver_registered(driver); }
+  void driver_unregistered(mdev::Driver& driver) override { sysfs_.driver_unregistered(driver); }
+  void parent_registered(const std::shared_ptr<mdev::Parent>& parent) override {
+    sysfs_.parent_registered(parent);
+  }
+  void parent_unregistered(const std::shared_ptr<mdev::Parent>& parent) override {
+    sysfs_.parent_unregistered(parent);
+  }
+  void device_added(const std::shared_ptr<mdev::Device>& device) override {
+    sysfs_.device_added(device);
+  }
+  void device_removing(const std::shared_ptr<mdev::Device>& device) override {
+    sysfs_.device_removing(device);
+  }
+  void device_removed(const std::shared_ptr<mdev::Device>& device) override {
+    sysfs_.device_removed(device);
+  }
+
+  Host& host_;
+  std::unique_ptr<FuseServer> fuse_;
+  Clients clients_;
+  Devfs devfs_;
+  Sysfs sysfs_;
+  DeviceFiles device_files_;
+};
+
+}  // namespace
+
+std::expected<std::unique_ptr<Server>, std::string> Server::create(Host& host,
+                                                                   const Options& options) {
+  const auto tree = Directory::make_root();
+  auto fuse = FuseServer::create(
+      tree, {.passthrough = options.passthrough, .max_threads = options.max_threads});
+  if (!fuse) {
+    return std::unexpected(fuse.error());
+  }
+  return std::make_unique<HostServer>(host, tree, std::move(*fuse));
+}
+
+}  // namespace uvfio::nodes
