@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -11,6 +13,8 @@
 #include <array>
 #include <csignal>
 #include <filesystem>
+#include <fstream>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -28,7 +32,9 @@ constexpr const char* kUuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 // A `uvfio run` in a process of its own, with what it prints.
 class Running {
  public:
-  explicit Running(const RunOptions& options) {
+  // `prepare` runs in that process first.
+  explicit Running(
+      const RunOptions& options, const std::function<void()>& prepare = [] {}) {
     std::array<int, 2> ends{};
     if (pipe(ends.data()) != 0) std::abort();
     out_.reset(ends[0]);
@@ -41,6 +47,7 @@ class Running {
       write_end.reset();
       out_.reset();
       spdlog::set_level(spdlog::level::off);
+      prepare();
       _exit(run(options));
     }
   }
@@ -122,29 +129,54 @@ TEST_F(RunTest, SaysWhatIsWrongWithADevice) {
 }
 
 TEST_F(RunTest, ShowsTheDevicesToTheProgramOnly) {
-  const auto script = R"(
+  const auto script = R"sh(
     test "$UVFIO_MDEV" = "$UVFIO_MDEV_0" || exit 1
     test -w /dev/vfio/vfio && test -w /dev/vfio/$UVFIO_GROUP_0 || exit 2
     test $(basename $(readlink $UVFIO_SYSFS_0/iommu_group)) = $UVFIO_GROUP_0 || exit 3
     test -d /sys/kernel/iommu_groups/$UVFIO_GROUP_0 || exit 4
     test -e /sys/class/mdev_bus/mtty/$UVFIO_MDEV || exit 5
-    test -e /sys/class/net/lo && echo x >/dev/null || exit 6)";
+    test -e /sys/class/net/lo && echo x >/dev/null || exit 6)sh";
   const auto finished = finish(shell(script));
   EXPECT_EQ(finished.status, 0) << finished.output;
   EXPECT_FALSE(std::filesystem::exists(std::string("/sys/bus/mdev/devices/") + kUuid));
 }
 
 TEST_F(RunTest, ShowsDevicesThatTheProgramMakes) {
-  const auto script = R"(
+  const auto script = R"sh(
     uuid=00000000-0000-0000-0000-000000000001
     echo $uuid > /sys/class/mdev_bus/mtty/mdev_supported_types/mtty-2/create || exit 1
     group=$(basename $(readlink /sys/bus/mdev/devices/$uuid/iommu_group))
     test -e /dev/vfio/$group || exit 2
     test -d /sys/kernel/iommu_groups/$group/devices/$uuid || exit 3
     echo 1 > /sys/bus/mdev/devices/$uuid/remove || exit 4
-    test ! -e /dev/vfio/$group || exit 5)";
+    test ! -e /dev/vfio/$group || exit 5)sh";
   const auto finished = finish(shell(script));
   EXPECT_EQ(finished.status, 0) << finished.output;
+}
+
+TEST_F(RunTest, StandsBesideTheIommuGroupsOfTheMachine) {
+  const auto script = R"sh(
+    uuid=00000000-0000-0000-0000-000000000001
+    test $UVFIO_GROUP_0 = 8 || exit 1
+    test "$(cat /sys/kernel/iommu_groups/7/type)" = DMA-FQ || exit 2
+    echo $uuid > /sys/class/mdev_bus/mtty/mdev_supported_types/mtty-1/create || exit 3
+    test "$(echo $(ls /sys/kernel/iommu_groups))" = '7 8 9' || exit 4
+    )sh";
+  Running running(shell(script), [] {
+    // A machine with one IOMMU group.
+    const char* groups = "/sys/kernel/iommu_groups";
+    if (unshare(CLONE_NEWNS) != 0 ||
+        mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        mount("test", groups, "tmpfs", 0, nullptr) != 0) {
+      _exit(77);
+    }
+    std::filesystem::create_directory(std::string(groups) + "/7");
+    std::ofstream(std::string(groups) + "/7/type") << "DMA-FQ\n";
+  });
+  const auto output = running.read_all();
+  const int status = running.wait();
+  if (status == 77) GTEST_SKIP() << "only root can make a machine with an IOMMU group";
+  EXPECT_EQ(status, 0) << output;
 }
 
 TEST_F(RunTest, ChangesNothingElseForTheProgram) {
