@@ -241,6 +241,35 @@ TEST_F(ServerTest, SysfsIsWhatTheKernelShows) {
   EXPECT_EQ(text("sys/bus/mdev/drivers_autoprobe"), "1\n");
 }
 
+TEST_F(ServerTest, GuestsStandBesideOurEntries) {
+  Host host(8);
+  Server::Options options;
+  options.guests = {{"sys/kernel/iommu_groups/3", ""},
+                    {"sys/class/mdev_bus/gpu", "../../devices/gpu"}};
+  const auto server = Server::create(host, options);
+  ASSERT_TRUE(server) << server.error();
+  EchoDriver driver;
+  ASSERT_TRUE(host.mdev().register_driver(driver));
+  mdev::ParentInfo info;
+  info.name = info.driver_name = "echo";
+  info.sysfs_path = kParent.substr(4);
+  info.types = {{"1", ""}};
+  const auto parent = host.mdev().register_parent(std::move(info), driver).value();
+  ASSERT_TRUE(host.mdev().create(parent, parent->types()[0], Uuid::random()));
+  const auto is = [&](const char* path, mode_t type) {
+    struct stat status {};
+    return fstatat((*server)->root().get(), path, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+           (status.st_mode & S_IFMT) == type;
+  };
+  EXPECT_TRUE(is("sys/kernel/iommu_groups/3", S_IFDIR));
+  EXPECT_TRUE(is("sys/kernel/iommu_groups/8", S_IFDIR));
+  EXPECT_TRUE(is("sys/class/mdev_bus/gpu", S_IFLNK));
+  EXPECT_TRUE(is("sys/class/mdev_bus/echo", S_IFLNK));
+  host.mdev().unregister_parent(parent);
+  host.mdev().unregister_driver(driver);
+  EXPECT_TRUE(is("sys/kernel/iommu_groups/3", S_IFDIR));
+}
+
 TEST_F(ServerTest, WritesFailAsInTheKernel) {
   EXPECT_EQ(echo("short", kType + "/create"), EINVAL);
   EXPECT_EQ(echo(std::string(36, 'x'), kType + "/create"), EINVAL);
