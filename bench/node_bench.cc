@@ -549,7 +549,7 @@ int main(int argc, char** argv) {
   std::vector<Placement> placements{Placement::one_cpu, Placement::two_cpus};
   app.add_option("--rounds", options.rounds, "Rounds of 50 requests of each kind to either side")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1U, 1'000'000U));
   app.add_option("--filter", options.filter, "Only what has this text in its name");
   app.add_option("--cpus", placements,
                  "Where client and servers run: one, two, any (default: one, then two)")
