@@ -32,7 +32,9 @@ void set_up_logging(int verbosity) {
   // Standard output belongs to the program.
   spdlog::set_default_logger(spdlog::stderr_color_mt("uvfio"));
   spdlog::set_pattern("uvfio: %^%l%$: %v");
-  spdlog::set_level(verbosity == 0 ? spdlog::level::warn : verbosity == 1 ? spdlog::level::info : spdlog::level::debug);
+  spdlog::set_level(verbosity == 0   ? spdlog::level::warn
+                    : verbosity == 1 ? spdlog::level::info
+                                     : spdlog::level::debug);
 }
 
 int fail_with(const std::string& sentence) {
@@ -66,10 +68,12 @@ int main(int argc, char** argv) {
   std::vector<std::string> topologies;
   bool no_passthrough = false;
   launcher::RunOptions options;
-  run->add_option("--mdev", mdevs, "Create a mediated device (repeatable); `uvfio types` lists the types")
+  run->add_option("--mdev", mdevs,
+                  "Create a mediated device (repeatable); `uvfio types` lists the types")
       ->type_name("TYPE[:UUID]")
       ->allow_extra_args(false);
-  run->add_option("--topology", topologies, "Create the devices that a TOML file describes (repeatable)")
+  run->add_option("--topology", topologies,
+                  "Create the devices that a TOML file describes (repeatable)")
       ->type_name("FILE")
       ->allow_extra_args(false);
   run->add_flag("--no-passthrough", no_passthrough, "Offer no mmap of device regions");
@@ -93,7 +97,8 @@ int main(int argc, char** argv) {
   for (const auto& path : topologies) {
     auto topology = launcher::read_topology(path);
     if (!topology) return fail_with(topology.error());
-    options.topology.mdevs.insert(options.topology.mdevs.end(), topology->mdevs.begin(), topology->mdevs.end());
+    options.topology.mdevs.insert(options.topology.mdevs.end(), topology->mdevs.begin(),
+                                  topology->mdevs.end());
   }
   for (const auto& text : mdevs) {
     auto request = launcher::parse_mdev(text);

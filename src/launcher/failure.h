@@ -14,7 +14,8 @@ template <typename T>
 using Outcome = std::expected<T, std::string>;
 
 template <typename... Args>
-[[nodiscard]] std::unexpected<std::string> failure(fmt::format_string<Args...> format, Args&&... args) {
+[[nodiscard]] std::unexpected<std::string> failure(fmt::format_string<Args...> format,
+                                                   Args&&... args) {
   return std::unexpected(fmt::format(format, std::forward<Args>(args)...));
 }
 

@@ -44,7 +44,9 @@ Outcome<std::vector<std::unique_ptr<Model>>> add_models(Host& host) {
   std::vector<std::unique_ptr<Model>> models;
   for (const Entry& entry : kModels) {
     auto model = entry.add(host);
-    if (!model) return failure("cannot register the parent {}: {}", entry.name, strerror(value(model.error())));
+    if (!model)
+      return failure("cannot register the parent {}: {}", entry.name,
+                     strerror(value(model.error())));
     models.push_back(std::move(*model));
   }
   return models;

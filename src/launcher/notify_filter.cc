@@ -25,10 +25,12 @@ namespace {
 // FEATURE returns a descriptor inside its struct (migration data_fd).
 constexpr std::array<unsigned, 2> kCommands{VFIO_GROUP_GET_DEVICE_FD, VFIO_DEVICE_FEATURE};
 
-// libseccomp makes the program; it is loaded here because libseccomp 2.5 knows no WAIT_KILLABLE_RECV,
-// without which a signal to the client could restart an ioctl that has already opened the device.
+// libseccomp makes the program; it is loaded here because libseccomp 2.5 knows no
+// WAIT_KILLABLE_RECV, without which a signal to the client could restart an ioctl that has already
+// opened the device.
 Outcome<std::vector<sock_filter>> build_program() {
-  const std::unique_ptr<void, void (*)(scmp_filter_ctx)> filter(seccomp_init(SCMP_ACT_ALLOW), seccomp_release);
+  const std::unique_ptr<void, void (*)(scmp_filter_ctx)> filter(seccomp_init(SCMP_ACT_ALLOW),
+                                                                seccomp_release);
   if (!filter) return failure("libseccomp cannot make a filter");
   int error = seccomp_attr_set(filter.get(), SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ALLOW);
   for (const unsigned command : kCommands) {
@@ -45,7 +47,8 @@ Outcome<std::vector<sock_filter>> build_program() {
     return failure("libseccomp cannot build the filter: {}", strerror(-error));
   }
   std::vector<sock_filter> program(static_cast<std::size_t>(status.st_size) / sizeof(sock_filter));
-  if (pread(file.get(), program.data(), program.size() * sizeof(sock_filter), 0) != status.st_size) {
+  if (pread(file.get(), program.data(), program.size() * sizeof(sock_filter), 0) !=
+      status.st_size) {
     return failure("cannot read the seccomp filter: {}", strerror(errno));
   }
   return program;
@@ -60,7 +63,8 @@ int load(const sock_fprog& program, unsigned long flags) {
 Outcome<Fd> load_notify_filter() {
   auto instructions = build_program();
   if (!instructions) return std::unexpected(instructions.error());
-  const sock_fprog program{.len = static_cast<unsigned short>(instructions->size()), .filter = instructions->data()};
+  const sock_fprog program{.len = static_cast<unsigned short>(instructions->size()),
+                           .filter = instructions->data()};
   constexpr unsigned long kListener = SECCOMP_FILTER_FLAG_NEW_LISTENER;
   const auto try_load = [&] {
     int fd = load(program, kListener | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV);
@@ -77,11 +81,14 @@ Outcome<Fd> load_notify_filter() {
   switch (errno) {
     case EBUSY:
       return failure(
-          "seccomp already has a listener for this process (another uvfio run, or a container runtime). "
+          "seccomp already has a listener for this process (another uvfio run, or a container "
+          "runtime). "
           "Start uvfio outside of it.");
     case ENOSYS:
     case EINVAL:
-      return failure("seccomp user notification is missing. Linux 5.9 or later is needed, with CONFIG_SECCOMP_FILTER.");
+      return failure(
+          "seccomp user notification is missing. Linux 5.9 or later is needed, with "
+          "CONFIG_SECCOMP_FILTER.");
     default:
       return failure("cannot load the seccomp filter: {}", strerror(errno));
   }

@@ -6,8 +6,8 @@
 
 namespace uvfio::launcher {
 
-// Installs the filter in this process (single-threaded, about to exec) and returns its listener. All
-// other system calls, and other ioctls, are left alone.
+// Installs the filter in this process (single-threaded, about to exec) and returns its listener.
+// All other system calls, and other ioctls, are left alone.
 [[nodiscard]] Outcome<Fd> load_notify_filter();
 
 }  // namespace uvfio::launcher

@@ -37,7 +37,8 @@ int use_filter() {
   // Other ioctls are not asked about: this would hang.
   if (ioctl(listener.get(), VFIO_GROUP_GET_STATUS, 0) != -1) return 2;
   // The upper half of the command does not count, for the kernel as for the filter.
-  const long result = syscall(SYS_ioctl, -1, (std::uint64_t{1} << 32) | VFIO_GROUP_GET_DEVICE_FD, 42);
+  const long result =
+      syscall(SYS_ioctl, -1, (std::uint64_t{1} << 32) | VFIO_GROUP_GET_DEVICE_FD, 42);
   supervisor.join();
   if (result != 42) return 3;
   if (load_notify_filter().error().find("listener") == std::string::npos) return 4;

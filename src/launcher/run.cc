@@ -33,7 +33,8 @@ unsigned first_free_group() {
     const std::string name = entry.path().filename();
     unsigned number = 0;
     const auto parsed = std::from_chars(name.data(), name.data() + name.size(), number);
-    if (parsed.ec == std::errc() && parsed.ptr == name.data() + name.size()) first = std::max(first, number + 1);
+    if (parsed.ec == std::errc() && parsed.ptr == name.data() + name.size())
+      first = std::max(first, number + 1);
   }
   return first;
 }
@@ -58,8 +59,8 @@ sigset_t supervised_signals() {
   return set;
 }
 
-// Parent and child talk over a socket pair: the parent says "go", the child answers with the listener of
-// its filter, or with the reason why there is none.
+// Parent and child talk over a socket pair: the parent says "go", the child answers with the
+// listener of its filter, or with the reason why there is none.
 Outcome<Fd> receive_listener(const Fd& socket) {
   std::array<char, 1024> text{};
   iovec part{.iov_base = text.data(), .iov_len = text.size()};
@@ -71,7 +72,8 @@ Outcome<Fd> receive_listener(const Fd& socket) {
   message.msg_controllen = control.size();
   const ssize_t size = recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC);
   if (size <= 0) return failure("the child process ended before it was ready");
-  if (const cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr && header->cmsg_type == SCM_RIGHTS) {
+  if (const cmsghdr* header = CMSG_FIRSTHDR(&message);
+      header != nullptr && header->cmsg_type == SCM_RIGHTS) {
     int fd = -1;
     memcpy(&fd, CMSG_DATA(header), sizeof fd);
     return Fd(fd);
@@ -100,7 +102,8 @@ void send_listener(const Fd& socket, const Outcome<Fd>& listener) {
 }
 
 // The child: waits until everything is in place, then becomes the program.
-[[noreturn]] void become_program(const RunOptions& options, const Fd& socket, const sigset_t& mask) {
+[[noreturn]] void become_program(const RunOptions& options, const Fd& socket,
+                                 const sigset_t& mask) {
   char go = 0;
   if (read(socket.get(), &go, 1) != 1) _exit(kExitFailed);  // the parent has said why
   {
@@ -110,7 +113,8 @@ void send_listener(const Fd& socket, const Outcome<Fd>& listener) {
   }
   sigprocmask(SIG_SETMASK, &mask, nullptr);
   std::vector<char*> arguments;
-  for (const auto& argument : options.command) arguments.push_back(const_cast<char*>(argument.c_str()));
+  for (const auto& argument : options.command)
+    arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   execvp(arguments[0], arguments.data());
   const int error = errno;
@@ -160,7 +164,8 @@ class Child {
   Child(const Child&) = delete;
 
   Outcome<Fd> go() {
-    if (write(socket_.get(), "g", 1) != 1) return failure("the child process ended before it was ready");
+    if (write(socket_.get(), "g", 1) != 1)
+      return failure("the child process ended before it was ready");
     auto listener = receive_listener(socket_);
     socket_.reset();
     return listener;
@@ -185,7 +190,8 @@ Outcome<int> try_run(const RunOptions& options) {
   sigset_t mask;
   sigprocmask(SIG_BLOCK, &signals, &mask);
 
-  // The child exists before the first thread: what it does between fork and exec is not restricted then.
+  // The child exists before the first thread: what it does between fork and exec is not restricted
+  // then.
   std::array<int, 2> ends{};
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
     return failure("cannot make a socket pair: {}", strerror(errno));

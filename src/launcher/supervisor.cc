@@ -16,10 +16,6 @@
 #include "uapi/ioctl.h"
 #include "uapi/user_struct.h"
 
-#ifndef SECCOMP_ADDFD_FLAG_SEND  // Linux 5.14
-#define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)
-#endif
-
 namespace uvfio::launcher {
 
 // One notified system call of one thread, which waits for an answer.
@@ -29,7 +25,9 @@ class Supervisor::Call final : public uapi::Caller {
       : server_(server), listener_(listener), notification_(notification) {}
 
   [[nodiscard]] int fd() const { return static_cast<int>(notification_.data.args[0]); }
-  [[nodiscard]] std::uint32_t command() const { return static_cast<std::uint32_t>(notification_.data.args[1]); }
+  [[nodiscard]] std::uint32_t command() const {
+    return static_cast<std::uint32_t>(notification_.data.args[1]);
+  }
   [[nodiscard]] std::uint64_t arg() const { return notification_.data.args[2]; }
   [[nodiscard]] pid_t thread() const { return static_cast<pid_t>(notification_.pid); }
 
@@ -39,9 +37,10 @@ class Supervisor::Call final : public uapi::Caller {
   }
 
   // Each call gets exactly one of these.
-  void proceed() const { respond({.id = notification_.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE}); }
+  void proceed() const {
+    respond({.id = notification_.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE});
+  }
   void answer(const Result<int>& result) const {
-    if (answered_) return;
     respond({.id = notification_.id,
              .val = result ? *result : 0,
              .error = result ? 0 : -value(result.error())});
@@ -56,15 +55,10 @@ class Supervisor::Call final : public uapi::Caller {
     return {};
   }
   Result<int> install(std::shared_ptr<vfio::DeviceFile> file) override {
-    auto opened = server_.open_device(std::move(file));
-    if (!opened) return std::unexpected(opened.error());
-    // The descriptor is the call's result: both at once, so that nothing is left in a client that dies.
-    return add_fd(*opened, SECCOMP_ADDFD_FLAG_SEND);
+    return add_fd(server_.open_device(std::move(file)));
   }
   Result<int> install(std::shared_ptr<vfio::MigrationStream> stream, bool readable) override {
-    auto opened = server_.open_stream(std::move(stream), readable);
-    if (!opened) return std::unexpected(opened.error());
-    return add_fd(*opened, 0);
+    return add_fd(server_.open_stream(std::move(stream), readable));
   }
   bool can_mmap() const override { return server_.passthrough(); }
 
@@ -81,23 +75,38 @@ class Supervisor::Call final : public uapi::Caller {
       spdlog::error("supervisor: cannot answer thread {}: {}", thread(), strerror(errno));
     }
   }
-  Result<int> add_fd(const Fd& fd, unsigned flags) {
+  // Gives the client its descriptor and closes ours, before the client goes on: what it closes then
+  // is closed. That is why the answer is not sent in the same step (SECCOMP_ADDFD_FLAG_SEND): the
+  // client would run on while ours is open, and find its group or container busy.
+  Result<int> add_fd(Result<Fd> fd) {
+    if (!fd) return std::unexpected(fd.error());
     seccomp_notif_addfd add{.id = notification_.id,
-                            .flags = flags,
-                            .srcfd = static_cast<std::uint32_t>(fd.get()),
+                            .flags = 0,
+                            .srcfd = static_cast<std::uint32_t>(fd->get()),
                             .newfd = 0,
                             .newfd_flags = O_CLOEXEC};
     const int added = ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_ADDFD, &add);
+    // ENOENT: the client has been killed, and its descriptors with it.
     if (added < 0) return fail(errno == ENOENT ? EINTR : errno);
-    answered_ = flags != 0;
     return added;
   }
 
   nodes::Server& server_;
   const Fd& listener_;
   const seccomp_notif& notification_;
-  bool answered_ = false;
 };
+
+namespace {
+
+// Of the features only VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE returns a descriptor, and only by SET.
+bool sets_device_state(uapi::Caller& client, std::uint64_t arg) {
+  vfio_device_feature header{};
+  if (!uapi::copy_struct_in(client, arg, header)) return false;
+  return (header.flags & VFIO_DEVICE_FEATURE_MASK) == VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE &&
+         (header.flags & VFIO_DEVICE_FEATURE_SET) != 0;
+}
+
+}  // namespace
 
 Supervisor::Supervisor(nodes::Server& server, Fd listener)
     : server_(server), listener_(std::move(listener)), stop_(EventFd::create().value()) {
@@ -154,23 +163,33 @@ void Supervisor::work() {
   }
 }
 
-void Supervisor::serve(Call& call) {
+nodes::OpenFile Supervisor::file_of(const Call& call) {
   const auto fd = memory::duplicate_from_thread(call.thread(), call.fd());
-  if (!fd || !call.alive()) return call.proceed();  // the kernel knows best what is wrong with it
-  const auto file = server_.identify(*fd);
-  if (const auto* group = std::get_if<std::shared_ptr<vfio::GroupFile>>(&file);
-      group != nullptr && call.command() == VFIO_GROUP_GET_DEVICE_FD) {
-    return call.answer(uapi::group_ioctl(*group, call, call.command(), call.arg()));
+  if (!fd || !call.alive()) return {};
+  return server_.identify(*fd);
+}
+
+// The ioctl's result; nullopt if the kernel shall go on with the call, to FUSE or wherever it
+// leads. Nothing of the client's is held any more on return.
+std::optional<Result<int>> Supervisor::handle(Call& call) {
+  const auto file = file_of(call);
+  if (call.command() == VFIO_GROUP_GET_DEVICE_FD) {
+    const auto* group = std::get_if<std::shared_ptr<vfio::GroupFile>>(&file);
+    if (group == nullptr) return std::nullopt;
+    return uapi::group_ioctl(*group, call, call.command(), call.arg());
   }
-  if (const auto* device = std::get_if<std::shared_ptr<vfio::DeviceFile>>(&file);
-      device != nullptr && call.command() == VFIO_DEVICE_FEATURE) {
-    std::array<std::uint32_t, 2> header{};  // argsz, flags
-    constexpr std::uint32_t kSetState = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
-    if (uapi::copy_struct_in(call, call.arg(), header) && (header[1] & (VFIO_DEVICE_FEATURE_MASK | VFIO_DEVICE_FEATURE_SET)) == kSetState) {
-      return call.answer(uapi::device_ioctl(**device, call, call.command(), call.arg()));
-    }
+  const auto* device = std::get_if<std::shared_ptr<vfio::DeviceFile>>(&file);
+  if (device == nullptr || !sets_device_state(call, call.arg())) return std::nullopt;
+  return uapi::device_ioctl(**device, call, call.command(), call.arg());
+}
+
+void Supervisor::serve(Call& call) {
+  const auto result = handle(call);
+  if (result) {
+    call.answer(*result);
+  } else {
+    call.proceed();
   }
-  call.proceed();
 }
 
 }  // namespace uvfio::launcher

@@ -1,8 +1,9 @@
-// Answers the ioctls that return a descriptor, which FUSE cannot: it finds out which of our files the
-// client means, does the ioctl through uapi, and puts the new descriptor into the client.
+// Answers the ioctls that return a descriptor, which FUSE cannot: it finds out which of our files
+// the client means, does the ioctl through uapi, and puts the new descriptor into the client.
 #pragma once
 
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -26,6 +27,8 @@ class Supervisor {
   void work();
   bool receive(seccomp_notif& notification);
   void start_worker_locked();
+  nodes::OpenFile file_of(const Call& call);
+  std::optional<Result<int>> handle(Call& call);
   void serve(Call& call);
 
   static constexpr unsigned kMaxWorkers = 32;

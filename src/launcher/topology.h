@@ -30,7 +30,7 @@ struct Topology {
 [[nodiscard]] Outcome<Topology> read_topology(const std::string& path);
 
 // Makes the devices, in order. On failure those made before remain.
-[[nodiscard]] Outcome<std::vector<std::shared_ptr<mdev::Device>>> create_devices(Host& host,
-                                                                                 const Topology& topology);
+[[nodiscard]] Outcome<std::vector<std::shared_ptr<mdev::Device>>> create_devices(
+    Host& host, const Topology& topology);
 
 }  // namespace uvfio::launcher

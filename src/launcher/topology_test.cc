@@ -45,17 +45,22 @@ type = "mtty-1"
 TEST(ParseTopology, MistakesNameTheirLine) {
   const auto error = [](std::string_view text) { return parse_topology(text, "t.toml").error(); };
   EXPECT_THAT(error("[[mdev]\n"), StartsWith("t.toml:1: "));
-  EXPECT_THAT(error("\nmdevs = 1"), AllOf(StartsWith("t.toml:2: "), HasSubstr("unknown key \"mdevs\"")));
+  EXPECT_THAT(error("\nmdevs = 1"),
+              AllOf(StartsWith("t.toml:2: "), HasSubstr("unknown key \"mdevs\"")));
   EXPECT_THAT(error("mdev = 1"), HasSubstr("[[mdev]]"));
   EXPECT_THAT(error("mdev = [1]"), HasSubstr("[[mdev]]"));
-  EXPECT_THAT(error("[[mdev]]\nkind = 'x'"), AllOf(StartsWith("t.toml:2: "), HasSubstr("unknown key \"kind\"")));
-  EXPECT_THAT(error("[[mdev]]\ntype = 1"), AllOf(StartsWith("t.toml:2: "), HasSubstr("must be a string")));
-  EXPECT_THAT(error("[[mdev]]\ntype = 'mtty-1'\nuuid = 'x'"), AllOf(StartsWith("t.toml:3: "), HasSubstr("UUID")));
+  EXPECT_THAT(error("[[mdev]]\nkind = 'x'"),
+              AllOf(StartsWith("t.toml:2: "), HasSubstr("unknown key \"kind\"")));
+  EXPECT_THAT(error("[[mdev]]\ntype = 1"),
+              AllOf(StartsWith("t.toml:2: "), HasSubstr("must be a string")));
+  EXPECT_THAT(error("[[mdev]]\ntype = 'mtty-1'\nuuid = 'x'"),
+              AllOf(StartsWith("t.toml:3: "), HasSubstr("UUID")));
   EXPECT_THAT(error("[[mdev]]\n"), HasSubstr("needs a type"));
 }
 
 TEST(ReadTopology, SaysWhyItCannot) {
-  EXPECT_THAT(read_topology("/nowhere.toml").error(), AllOf(HasSubstr("/nowhere.toml"), HasSubstr("No such file")));
+  EXPECT_THAT(read_topology("/nowhere.toml").error(),
+              AllOf(HasSubstr("/nowhere.toml"), HasSubstr("No such file")));
 }
 
 TEST(CreateDevices, ClearErrors) {
@@ -66,7 +71,8 @@ TEST(CreateDevices, ClearErrors) {
   EXPECT_EQ(create_devices(host, {.mdevs = {{"mtty-1", uuid}, {"mtty-2", {}}}})->size(), 2u);
   EXPECT_THAT(create_devices(host, {.mdevs = {{"gpu-1", {}}}}).error(),
               AllOf(HasSubstr("no mdev type \"gpu-1\""), HasSubstr("mtty-1, mtty-2")));
-  EXPECT_THAT(create_devices(host, {.mdevs = {{"mtty-1", uuid}}}).error(), HasSubstr("given twice"));
+  EXPECT_THAT(create_devices(host, {.mdevs = {{"mtty-1", uuid}}}).error(),
+              HasSubstr("given twice"));
   EXPECT_THAT(create_devices(host, {.mdevs = std::vector<MdevRequest>(12, {"mtty-2", {}})}).error(),
               HasSubstr("no room for another mtty-2"));
 }
