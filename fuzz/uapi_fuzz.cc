@@ -14,7 +14,7 @@
 #include "tests/support/arena_caller.h"
 #include "tests/support/fake_device.h"
 #include "uapi/ioctl.h"
-#include "uapi/vfio_compat.h"
+#include "uvfio/vfio_compat.h"
 #include "uvfio/host.h"
 
 namespace {

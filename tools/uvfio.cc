@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "launcher/models.h"
+#include "launcher/program.h"
 #include "launcher/run.h"
 
 namespace {

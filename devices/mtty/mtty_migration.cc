@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "uapi/vfio_compat.h"
+#include "uvfio/vfio_compat.h"
 
 namespace uvfio::mtty {
 namespace {

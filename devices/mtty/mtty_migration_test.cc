@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "devices/mtty/mtty_device.h"
-#include "uapi/vfio_compat.h"
+#include "uvfio/vfio_compat.h"
 #include "vfio/migration.h"
 
 namespace uvfio::mtty {

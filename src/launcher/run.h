@@ -14,14 +14,9 @@ struct RunOptions {
   std::vector<std::string> command;  // program and arguments, not empty
 };
 
-// Exit statuses of `uvfio run` other than the program's own.
-inline constexpr int kExitFailed = 125;  // uvfio itself
-inline constexpr int kExitNotExecutable = 126;
-inline constexpr int kExitNotFound = 127;
-inline constexpr int kExitSignal = 128;  // plus the number of the signal that ended the program
-
-// Runs the program and returns the exit status. What fails in uvfio itself is said on standard
-// error. Call it from a process with one thread; it moves the process into another mount namespace.
+// Runs the program and returns the exit status (program.h). What fails in uvfio itself is said on
+// standard error. Call it once, from a process with one thread; it moves the process into another
+// mount namespace.
 [[nodiscard]] int run(const RunOptions& options);
 
 }  // namespace uvfio::launcher

@@ -169,6 +169,7 @@ class FuseServer::Impl {
   void read(fuse_req_t request, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info* file);
   void write(fuse_req_t request, fuse_ino_t, const char* data, std::size_t size, off_t offset,
              fuse_file_info* file);
+  void fsync(fuse_req_t request, fuse_ino_t, int, fuse_file_info* file);
   void release(fuse_req_t request, fuse_ino_t, fuse_file_info* file);
   void opendir(fuse_req_t request, fuse_ino_t number, fuse_file_info* file);
   void readdir(fuse_req_t request, fuse_ino_t, std::size_t size, off_t offset,
@@ -296,6 +297,7 @@ std::string FuseServer::Impl::start() {
   ops.open = Entry<&Impl::open>::call;
   ops.read = Entry<&Impl::read>::call;
   ops.write = Entry<&Impl::write>::call;
+  ops.fsync = Entry<&Impl::fsync>::call;
   ops.release = Entry<&Impl::release>::call;
   ops.opendir = Entry<&Impl::opendir>::call;
   ops.readdir = Entry<&Impl::readdir>::call;
@@ -462,6 +464,11 @@ void FuseServer::Impl::setattr(fuse_req_t request, fuse_ino_t number, struct sta
     fuse_reply_err(request, ENOENT);
     return;
   }
+  // O_TRUNC does not come here (FUSE_CAP_ATOMIC_O_TRUNC), so this is truncate(2).
+  if ((to_set & FUSE_SET_ATTR_SIZE) != 0 && node->kind() == Kind::device) {
+    fuse_reply_err(request, EINVAL);
+    return;
+  }
   if ((to_set & FUSE_SET_ATTR_MODE) != 0) {
     node->set_mode(attributes->st_mode);
   }
@@ -471,7 +478,7 @@ void FuseServer::Impl::setattr(fuse_req_t request, fuse_ino_t number, struct sta
   if ((to_set & FUSE_SET_ATTR_GID) != 0) {
     node->set_gid(attributes->st_gid);
   }
-  // Sizes and times are accepted and do nothing, as in sysfs: `echo 1 > attribute` truncates first.
+  // Sizes of attributes, and times, are accepted and do nothing, as in sysfs.
   const struct stat info = stat_of(*node);
   fuse_reply_attr(request, &info, 0);
 }
@@ -531,7 +538,8 @@ void FuseServer::Impl::open(fuse_req_t request, fuse_ino_t number, fuse_file_inf
     } else {
       reply_open(request,
                  std::make_shared<AttributeHandle>(std::static_pointer_cast<AttributeNode>(node)),
-                 FOPEN_DIRECT_IO | FOPEN_NOFLUSH, 0);
+                 // Parallel: a second writer to `remove` must not wait for the first.
+                 FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES | FOPEN_NOFLUSH, 0);
     }
     return;
   }
@@ -610,6 +618,11 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
   if (!lanes_.detach(task)) {
     fuse_reply_err(request, EAGAIN);
   }
+}
+
+// The VFS has it that files without an fsync method fail, which VFIO's are.
+void FuseServer::Impl::fsync(fuse_req_t request, fuse_ino_t, int, fuse_file_info* file) {
+  fuse_reply_err(request, handle(file).node() != nullptr ? EINVAL : 0);
 }
 
 void FuseServer::Impl::release(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {

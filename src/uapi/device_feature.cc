@@ -7,7 +7,7 @@
 #include "uapi/handlers.h"
 #include "uapi/ioctl.h"
 #include "uapi/user_struct.h"
-#include "uapi/vfio_compat.h"
+#include "uvfio/vfio_compat.h"
 #include "vfio/migration.h"
 
 namespace uvfio::uapi {

@@ -4,7 +4,7 @@
 
 #include "tests/support/arena_caller.h"
 #include "tests/support/fake_device.h"
-#include "uapi/vfio_compat.h"
+#include "uvfio/vfio_compat.h"
 #include "uvfio/host.h"
 
 namespace uvfio::uapi {

@@ -3,7 +3,7 @@
 #include <array>
 #include <mutex>
 
-#include "uapi/vfio_compat.h"
+#include "uvfio/vfio_compat.h"
 
 namespace uvfio::vfio {
 namespace {

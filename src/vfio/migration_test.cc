@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "uapi/vfio_compat.h"
+#include "uvfio/vfio_compat.h"
 
 namespace uvfio::vfio {
 namespace {

@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../../src/uapi/vfio_compat.h"
+#include "../../include/uvfio/vfio_compat.h"
 
 enum {
   kCaseSeconds = 30,   // A case that takes longer hangs.

@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "../../src/uapi/vfio_compat.h"
+#include "../../include/uvfio/vfio_compat.h"
 
 enum { kPage = 4096 };
 

@@ -5,8 +5,8 @@
  * the kernel header together with it, so that a newer <linux/vfio.h> always wins. Valid in C and
  * C++.
  */
-#ifndef UVFIO_UAPI_VFIO_COMPAT_H_
-#define UVFIO_UAPI_VFIO_COMPAT_H_
+#ifndef UVFIO_VFIO_COMPAT_H_
+#define UVFIO_VFIO_COMPAT_H_
 
 #include <linux/types.h>
 #include <linux/vfio.h>
@@ -132,4 +132,4 @@ struct vfio_device_feature_dma_buf {
 #define VFIO_DEVICE_FEATURE_ZPCI_ERROR 13
 #endif
 
-#endif /* UVFIO_UAPI_VFIO_COMPAT_H_ */
+#endif /* UVFIO_VFIO_COMPAT_H_ */

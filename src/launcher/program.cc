@@ -1,0 +1,257 @@
+#include "launcher/program.h"
+
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <system_error>
+
+#include "launcher/notify_filter.h"
+
+namespace uvfio::launcher {
+namespace {
+
+// Signals that somebody sends to uvfio and means for the program.
+constexpr std::array kPassedOn{SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2};
+
+sigset_t awaited_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : kPassedOn) sigaddset(&set, signal);
+  sigaddset(&set, SIGCHLD);
+  return set;
+}
+
+// How this process treats signals: saved before fork() changes it, for the program to start with.
+struct SignalState {
+  sigset_t mask{};
+  struct sigaction child {};
+
+  // Ours from now on: SIGCHLD must not be ignored, or children could not be waited for.
+  static SignalState exchange() {
+    SignalState before;
+    const struct sigaction defaults {};
+    sigaction(SIGCHLD, &defaults, &before.child);
+    const sigset_t awaited = awaited_signals();
+    sigprocmask(SIG_BLOCK, &awaited, &before.mask);
+    return before;
+  }
+  void restore() const {
+    sigaction(SIGCHLD, &child, nullptr);
+    sigprocmask(SIG_SETMASK, &mask, nullptr);
+  }
+};
+
+// Parent and child talk over a socket pair: the parent says "go", the child answers with the
+// listener of its filter, or with the reason why there is none.
+void send_listener(const Fd& socket, const Outcome<Fd>& listener) {
+  std::string text = listener ? "ready" : listener.error();
+  iovec part{.iov_base = text.data(), .iov_len = text.size()};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (listener) {
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    const int fd = listener->get();
+    memcpy(CMSG_DATA(header), &fd, sizeof fd);
+  }
+  static_cast<void>(sendmsg(socket.get(), &message, MSG_NOSIGNAL));
+}
+
+Outcome<Fd> receive_listener(const Fd& socket) {
+  std::array<char, 1024> text{};
+  iovec part{.iov_base = text.data(), .iov_len = text.size()};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const ssize_t size = recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC);
+  if (size <= 0) return failure("the program's process ended before it was ready");
+  if (const cmsghdr* header = CMSG_FIRSTHDR(&message);
+      header != nullptr && header->cmsg_type == SCM_RIGHTS) {
+    int fd = -1;
+    memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    return Fd(fd);
+  }
+  return std::unexpected(std::string(text.data(), static_cast<std::size_t>(size)));
+}
+
+// Variables of an uvfio further out would name devices that are not here.
+bool is_ours(std::string_view variable) {
+  return variable.starts_with("UVFIO_MDEV") || variable.starts_with("UVFIO_GROUP_") ||
+         variable.starts_with("UVFIO_SYSFS_");
+}
+
+void set_environment(const Program::Command& command) {
+  std::vector<std::string> old;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    if (is_ours(text)) old.emplace_back(text.substr(0, text.find('=')));
+  }
+  for (const auto& name : old) unsetenv(name.c_str());
+  for (const auto& [name, value] : command.environment) setenv(name.c_str(), value.c_str(), 1);
+}
+
+// The child: waits until everything is in place, then becomes the program.
+[[noreturn]] void become_program(const Program::Command& command, const Fd& socket,
+                                 const SignalState& signals) {
+  char go = 0;
+  if (read(socket.get(), &go, 1) != 1) _exit(kExitFailed);  // the parent has said why
+  // A working directory below /dev or /sys is now covered: enter what is on top.
+  std::error_code error;
+  if (const auto directory = std::filesystem::current_path(error); !error) {
+    std::filesystem::current_path(directory, error);
+  }
+  set_environment(command);
+  {
+    const auto listener = load_notify_filter();
+    send_listener(socket, listener);
+    if (!listener) _exit(kExitFailed);
+  }
+  signals.restore();
+  std::vector<char*> arguments;
+  for (const auto& argument : command.arguments) {
+    arguments.push_back(const_cast<char*>(argument.c_str()));
+  }
+  arguments.push_back(nullptr);
+  execvp(arguments[0], arguments.data());
+  const int reason = errno;
+  std::fprintf(stderr, "uvfio: cannot run %s: %s\n", arguments[0], strerror(reason));
+  _exit(reason == ENOENT || reason == ENOTDIR ? kExitNotFound : kExitNotExecutable);
+}
+
+// The children of this process, found by the parent's pid in /proc/<pid>/stat.
+std::vector<pid_t> children() {
+  std::vector<pid_t> found;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    const std::string name = entry.path().filename();
+    pid_t pid = 0;
+    if (std::from_chars(name.data(), name.data() + name.size(), pid).ptr !=
+        name.data() + name.size()) {
+      continue;
+    }
+    std::ifstream file(entry.path() / "stat");
+    const std::string stat(std::istreambuf_iterator<char>(file), {});
+    char state = 0;
+    pid_t parent = 0;
+    // The name in parentheses may contain anything, parentheses too.
+    if (const auto end = stat.rfind(')');
+        end != std::string::npos &&
+        std::sscanf(stat.c_str() + end + 1, " %c %d", &state, &parent) == 2 && parent == getpid()) {
+      found.push_back(pid);
+    }
+  }
+  return found;
+}
+
+bool has_children() {
+  siginfo_t info{};
+  return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
+// Kills what the program has left running: it comes to us, and without the server it has no
+// devices.
+void end_orphans() {
+  while (has_children()) {
+    bool ended = false;
+    for (const pid_t pid : children()) {
+      // Ours and not waited for yet, so it is no other process of that number. EPERM: it has become
+      // another user's, who may keep it.
+      if (kill(pid, SIGKILL) == 0 && waitpid(pid, nullptr, 0) == pid) ended = true;
+    }
+    if (!ended) return;
+  }
+}
+
+// Reaps what has ended; the wait status of `program` if it is among it.
+std::optional<int> reap(pid_t program) {
+  std::optional<int> result;
+  int status = 0;
+  for (pid_t pid = 0; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+    if (pid == program) result = status;
+  }
+  return result;
+}
+
+}  // namespace
+
+Outcome<Program> Program::fork(const Command& command) {
+  std::array<int, 2> ends{};
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
+    return failure("cannot make a socket pair: {}", strerror(errno));
+  }
+  Fd parent_end(ends[0]);
+  Fd child_end(ends[1]);
+  // What the program leaves running becomes our child, not that of the machine's init.
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  const SignalState signals = SignalState::exchange();
+  std::fflush(nullptr);
+  const pid_t parent = getpid();
+  const pid_t pid = ::fork();
+  if (pid < 0) return failure("cannot fork: {}", strerror(errno));
+  if (pid == 0) {
+    parent_end.reset();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // no orphan without its devices, also if uvfio is killed
+    if (getppid() != parent) _exit(kExitFailed);
+    become_program(command, child_end, signals);
+  }
+  return Program(pid, std::move(parent_end));
+}
+
+Program::~Program() {
+  if (pid_ <= 0) return;
+  kill(pid_, SIGKILL);
+  waitpid(pid_, nullptr, 0);
+}
+
+Outcome<Fd> Program::go() {
+  if (send(socket_.get(), "g", 1, MSG_NOSIGNAL) != 1) {
+    return failure("the program's process ended before it was ready");
+  }
+  auto listener = receive_listener(socket_);
+  socket_.reset();
+  return listener;
+}
+
+int Program::wait() {
+  const sigset_t awaited = awaited_signals();
+  const Fd signals(signalfd(-1, &awaited, SFD_CLOEXEC));
+  std::optional<int> status;
+  while (!status) {
+    signalfd_siginfo info{};
+    if (read(signals.get(), &info, sizeof info) != sizeof info) continue;
+    if (info.ssi_signo == SIGCHLD) {
+      status = reap(pid_);
+    } else if (info.ssi_code != SI_KERNEL) {
+      kill(pid_, static_cast<int>(info.ssi_signo));
+    }
+    // What the terminal sends (SI_KERNEL) reaches the program by itself: it is in the same process
+    // group.
+  }
+  pid_ = 0;
+  end_orphans();
+  return WIFSIGNALED(*status) ? kExitSignal + WTERMSIG(*status) : WEXITSTATUS(*status);
+}
+
+}  // namespace uvfio::launcher

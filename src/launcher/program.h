@@ -1,0 +1,58 @@
+// The program that `uvfio run` runs, as a process: made before everything else, let go when its
+// devices are there, waited for with signals passed on.
+#pragma once
+
+#include <sys/types.h>
+
+#include <csignal>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "launcher/failure.h"
+#include "uvfio/fd.h"
+
+namespace uvfio::launcher {
+
+// Exit statuses of `uvfio run` other than the program's own: as a shell's, and as env(1) for 125.
+inline constexpr int kExitFailed = 125;  // uvfio itself
+inline constexpr int kExitNotExecutable = 126;
+inline constexpr int kExitNotFound = 127;
+inline constexpr int kExitSignal = 128;  // plus the number of the signal that ended the program
+
+// One at a time in a process. From fork() on, the signals that are passed on are blocked in the
+// calling thread and in those that it makes.
+class Program {
+ public:
+  struct Command {
+    std::vector<std::string> arguments;  // the program's name first; looked for in PATH
+    std::vector<std::pair<std::string, std::string>> environment;  // added to ours
+  };
+
+  // Makes the process, which waits for go(). Only while this process has a single thread: then the
+  // child may do what it likes before it executes the program.
+  [[nodiscard]] static Outcome<Program> fork(const Command& command);
+  Program(Program&& other) noexcept
+      : pid_(std::exchange(other.pid_, 0)), socket_(std::move(other.socket_)) {}
+  Program& operator=(Program&&) = delete;
+  // Kills the process, unless wait() has seen its end.
+  ~Program();
+
+  // Installs the seccomp filter in the process and lets it execute the program. The result is the
+  // filter's listener.
+  [[nodiscard]] Outcome<Fd> go();
+
+  // Waits for the end of the program; then ends what it has left running. Returns the exit status
+  // of `uvfio run`.
+  [[nodiscard]] int wait();
+
+  [[nodiscard]] pid_t pid() const { return pid_; }
+
+ private:
+  Program(pid_t pid, Fd socket) : pid_(pid), socket_(std::move(socket)) {}
+
+  pid_t pid_;
+  Fd socket_;
+};
+
+}  // namespace uvfio::launcher
