@@ -17,17 +17,45 @@ namespace {
 
 using namespace uvfio;
 
-constexpr const char* kRunFooter = R"(The program finds its devices in its environment and in sysfs:
+constexpr const char* kFooter =
+    "`uvfio run --help` shows how to run a program; the manual page is uvfio(1).";
+
+constexpr const char* kRunFooter =
+    R"(The program sees /dev and /sys as on the machine, with its own /dev/vfio, IOMMU groups and mediated
+devices in them. They go when it ends, and so does what it has left running. Its environment says
+where its devices are:
   UVFIO_MDEV        UUID of the first mediated device
-  UVFIO_MDEV_<n>    UUID of device n, from 0 in the order of the options
+  UVFIO_MDEV_<n>    UUID of device n, counted from 0: those of topology files first
   UVFIO_GROUP_<n>   name of its group's node: /dev/vfio/<name>
   UVFIO_SYSFS_<n>   its directory, /sys/bus/mdev/devices/<uuid>
 
-Exit status: that of the program; 128+N if signal N ended it; 126, 127 if it cannot be executed or
-found; 125 if uvfio itself fails.
+Exit status: the program's; 128+N if signal N ended it; 126 or 127 if it cannot be executed or found;
+125 if uvfio itself fails.
 
-Example: a serial card, and a look at it
-  uvfio run --mdev mtty-1 -- sh -c 'ls /dev/vfio; ls $UVFIO_SYSFS_0/')";
+Examples: a serial card and a look at it; two cards, one of a known UUID, for a VFIO program
+  uvfio run --mdev mtty-1 -- sh -c 'ls /dev/vfio; ls $UVFIO_SYSFS_0/'
+  uvfio run --mdev mtty-1 --mdev mtty-2:83b8f4f2-509f-382f-3c1e-e6bfe0fa1001 -- ./my_driver)";
+
+// The usage line of `run` with the "--" that separates the program's options from ours.
+class HelpFormatter final : public CLI::Formatter {
+ public:
+  std::string make_usage(const CLI::App* app, std::string name) const override {
+    if (app->get_name() != "run") return Formatter::make_usage(app, std::move(name));
+    return "Usage: uvfio run [OPTIONS] -- PROGRAM [ARG ...]\n";
+  }
+  std::string make_positionals(const CLI::App*) const override { return {}; }
+};
+
+// What CLI11 found wrong, as one sentence.
+std::string describe(const CLI::App* app, const CLI::Error& error) {
+  const bool in_run = app->got_subcommand("run");
+  const char* remedy = "";
+  if (in_run && error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError)) {
+    remedy = " The program comes after --, and its arguments after it.";
+  }
+  return fmt::format("uvfio: {}.{} Try `uvfio {}--help`.\n", error.what(), remedy,
+                     in_run ? "run " : "");
+}
 
 void set_up_logging(int verbosity) {
   // Standard output belongs to the program.
@@ -61,7 +89,10 @@ int main(int argc, char** argv) {
   CLI::App app("VFIO and VFIO mediated devices in user space.");
   app.name("uvfio");
   app.set_version_flag("--version", "uvfio " UVFIO_VERSION);
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);
+  app.formatter(std::make_shared<HelpFormatter>());
+  app.failure_message(describe);
+  app.footer(kFooter);
   int verbosity = 0;
 
   auto* run = app.add_subcommand("run", "Run a program with a private set of VFIO devices");
@@ -79,9 +110,7 @@ int main(int argc, char** argv) {
       ->allow_extra_args(false);
   run->add_flag("--no-passthrough", no_passthrough, "Offer no mmap of device regions");
   run->add_flag("-v,--verbose", verbosity, "Say more on standard error (twice: much more)");
-  run->add_option("command", options.command, "The program and its arguments, after --")
-      ->type_name("PROGRAM [ARG ...]")
-      ->required();
+  run->add_option("PROGRAM", options.command)->required();
   run->footer(kRunFooter);
 
   auto* types = app.add_subcommand("types", "List the types of mediated devices");
@@ -91,6 +120,10 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     const int status = app.exit(error);
     return status == 0 ? 0 : launcher::kExitFailed;
+  }
+  if (app.get_subcommands().empty()) {
+    fmt::print(stderr, "{}", app.help());
+    return launcher::kExitFailed;
   }
   set_up_logging(verbosity);
   if (types->parsed()) return list_types();

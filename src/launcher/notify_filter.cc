@@ -87,7 +87,7 @@ Outcome<Fd> load_notify_filter() {
     case ENOSYS:
     case EINVAL:
       return failure(
-          "seccomp user notification is missing. Linux 5.9 or later is needed, with "
+          "seccomp user notification is missing. Linux 5.14 or later is needed, with "
           "CONFIG_SECCOMP_FILTER.");
     default:
       return failure("cannot load the seccomp filter: {}", strerror(errno));

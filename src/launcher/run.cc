@@ -72,7 +72,12 @@ Outcome<int> try_run(const RunOptions& options) {
   if (!program) return std::unexpected(program.error());
 
   raise_file_limit();
-  const auto server = nodes::Server::create(host, {.passthrough = options.passthrough});
+  nodes::Server::Options server_options{.passthrough = options.passthrough};
+  for (const auto& entry : machine_entries()) {
+    server_options.guests.push_back(
+        {.path = "sys/" + entry.path, .link_target = entry.link_target});
+  }
+  const auto server = nodes::Server::create(host, server_options);
   if (!server) return std::unexpected(server.error());
   spdlog::info("mmap of device regions: {}", (*server)->passthrough() ? "yes" : "no");
   if (auto laid = overlay((*server)->root()); !laid) return std::unexpected(laid.error());

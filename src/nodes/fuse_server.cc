@@ -141,6 +141,7 @@ class FuseServer::Impl {
 
   std::string start();
 
+  void watch_closes(const char* path) { workers_->closes().add(mount_.root, path); }
   Result<std::shared_ptr<OpenNode>> identify(const Fd& fd);
   [[nodiscard]] bool owns(const Fd& fd) const;
 
@@ -603,9 +604,9 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
     finish(target.write(static_cast<std::uint64_t>(offset), bytes));
     return;
   }
-  const auto task = [finish, handle = target.shared_from_this(), offset,
-                     channel = workers_->channel(),
-                     copy = std::vector<std::byte>(bytes.begin(), bytes.end())] {
+  Lanes::Task task = [finish, handle = target.shared_from_this(), offset,
+                      channel = workers_->channel(),
+                      copy = std::vector<std::byte>(bytes.begin(), bytes.end())]() mutable {
     const WorkerPool::Borrow borrow(channel);
     Result<std::size_t> done = fail(EIO);
     try {
@@ -613,9 +614,10 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
     } catch (const std::exception& error) {
       spdlog::error("nodes: a write failed: {}", error.what());
     }
+    handle.reset();
     finish(done);
   };
-  if (!lanes_.detach(task)) {
+  if (!lanes_.detach(std::move(task))) {
     fuse_reply_err(request, EAGAIN);
   }
 }
@@ -704,8 +706,10 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     reply(request, node->ioctl(thread, command, number));
     return;
   }
-  const auto task = [this, request, thread, command, number, handle = target.shared_from_this(),
-                     channel = workers_->channel()] {
+  // The reply lets the client run on, and what it closes then has to be closed: so nothing of its file
+  // may be held any longer at that moment, not even by the task.
+  Lanes::Task task = [request, thread, command, number, handle = target.shared_from_this(),
+                      channel = workers_->channel()]() mutable {
     const WorkerPool::Borrow borrow(channel);
     Result<int> result = fail(EIO);
     try {
@@ -713,9 +717,10 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     } catch (const std::exception& error) {
       spdlog::error("nodes: a request failed: {}", error.what());
     }
+    handle.reset();
     reply(request, result);
   };
-  if (!lanes_.resolve(task)) {
+  if (!lanes_.resolve(std::move(task))) {
     fuse_reply_err(request, EAGAIN);
   }
 }
@@ -765,6 +770,7 @@ const Fd& FuseServer::root() const { return impl_->mount_.root; }
 Passthrough& FuseServer::passthrough() { return impl_->passthrough_; }
 Result<std::shared_ptr<OpenNode>> FuseServer::identify(const Fd& fd) { return impl_->identify(fd); }
 bool FuseServer::owns(const Fd& fd) const { return impl_->owns(fd); }
+void FuseServer::watch_closes(const char* path) { impl_->watch_closes(path); }
 void FuseServer::close_later(Fd fd) {
   // Once the resolver has stopped, so have the workers that could be kept waiting.
   static_cast<void>(impl_->lanes_.resolve([held = std::make_shared<Fd>(std::move(fd))] {}));

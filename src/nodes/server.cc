@@ -20,6 +20,8 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
         devfs_(host.vfio(), clients_, tree->make_path("dev/vfio").value()),
         sysfs_(host, tree->make_path("sys").value()),
         device_files_(clients_, tree->add_directory(".open", 0700).value()) {
+    fuse_->watch_closes("dev/vfio");
+    fuse_->watch_closes(".open");
     host_.vfio().set_listener(this);
     host_.mdev().set_listener(this);
     // What was there before us. Both sides take being told twice.
@@ -108,6 +110,21 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
   DeviceFiles device_files_;
 };
 
+void add_guest(Directory& tree, const Server::Options::Guest& guest) {
+  const auto slash = guest.path.rfind('/');
+  const auto parent = tree.make_path(std::string_view(guest.path).substr(0, slash));
+  if (!parent) {
+    return;
+  }
+  const std::string name = guest.path.substr(slash + 1);
+  // EEXIST: one of ours has the name.
+  if (guest.link_target.empty()) {
+    static_cast<void>((*parent)->add_directory(name));
+  } else {
+    static_cast<void>((*parent)->add_link(name, guest.link_target));
+  }
+}
+
 }  // namespace
 
 std::expected<std::unique_ptr<Server>, std::string> Server::create(Host& host,
@@ -118,7 +135,11 @@ std::expected<std::unique_ptr<Server>, std::string> Server::create(Host& host,
   if (!fuse) {
     return std::unexpected(fuse.error());
   }
-  return std::make_unique<HostServer>(host, tree, std::move(*fuse));
+  auto server = std::make_unique<HostServer>(host, tree, std::move(*fuse));
+  for (const auto& guest : options.guests) {
+    add_guest(*tree, guest);
+  }
+  return server;
 }
 
 }  // namespace uvfio::nodes

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "uapi/caller.h"
 #include "uvfio/fd.h"
@@ -29,6 +30,12 @@ class Server {
     // initial user namespace. Where it is not to be had, regions lose VFIO_REGION_INFO_FLAG_MMAP.
     bool passthrough = true;
     unsigned max_threads = 64;
+    // The machine's entries in directories that are shown in place of the machine's. Ours go first.
+    struct Guest {
+      std::string path;         // below root(), such as "sys/kernel/iommu_groups/3"
+      std::string link_target;  // empty: an empty directory, to mount on
+    };
+    std::vector<Guest> guests{};
   };
 
   // Mounts and starts to serve, on threads of its own. Needs CAP_SYS_ADMIN in the user namespace

@@ -155,7 +155,7 @@ class ServerTest : public testing::Test {
     while (const dirent* entry = readdir(directory)) {
       const std::string name = entry->d_name;
       if (name == "." || name == "..") continue;
-      struct stat info{};
+      struct stat info {};
       EXPECT_EQ(fstatat(fd.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW), 0) << name;
       if (S_ISLNK(info.st_mode)) {
         std::string target(256, '\0');
@@ -241,6 +241,35 @@ TEST_F(ServerTest, SysfsIsWhatTheKernelShows) {
   EXPECT_EQ(text("sys/bus/mdev/drivers_autoprobe"), "1\n");
 }
 
+TEST_F(ServerTest, GuestsStandBesideOurEntries) {
+  Host host(8);
+  Server::Options options;
+  options.guests = {{"sys/kernel/iommu_groups/3", ""},
+                    {"sys/class/mdev_bus/gpu", "../../devices/gpu"}};
+  const auto server = Server::create(host, options);
+  ASSERT_TRUE(server) << server.error();
+  EchoDriver driver;
+  ASSERT_TRUE(host.mdev().register_driver(driver));
+  mdev::ParentInfo info;
+  info.name = info.driver_name = "echo";
+  info.sysfs_path = kParent.substr(4);
+  info.types = {{"1", ""}};
+  const auto parent = host.mdev().register_parent(std::move(info), driver).value();
+  ASSERT_TRUE(host.mdev().create(parent, parent->types()[0], Uuid::random()));
+  const auto is = [&](const char* path, mode_t type) {
+    struct stat status {};
+    return fstatat((*server)->root().get(), path, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+           (status.st_mode & S_IFMT) == type;
+  };
+  EXPECT_TRUE(is("sys/kernel/iommu_groups/3", S_IFDIR));
+  EXPECT_TRUE(is("sys/kernel/iommu_groups/8", S_IFDIR));
+  EXPECT_TRUE(is("sys/class/mdev_bus/gpu", S_IFLNK));
+  EXPECT_TRUE(is("sys/class/mdev_bus/echo", S_IFLNK));
+  host.mdev().unregister_parent(parent);
+  host.mdev().unregister_driver(driver);
+  EXPECT_TRUE(is("sys/kernel/iommu_groups/3", S_IFDIR));
+}
+
 TEST_F(ServerTest, WritesFailAsInTheKernel) {
   EXPECT_EQ(echo("short", kType + "/create"), EINVAL);
   EXPECT_EQ(echo(std::string(36, 'x'), kType + "/create"), EINVAL);
@@ -294,7 +323,8 @@ TEST_F(ServerTest, AClientUsesADevice) {
   ASSERT_EQ(ioctl(container.get(), VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU), 0);
   vfio_group_status status{.argsz = sizeof(status), .flags = 0};
   ASSERT_EQ(ioctl(group.get(), VFIO_GROUP_GET_STATUS, &status), 0);
-  EXPECT_EQ(status.flags, static_cast<unsigned>(VFIO_GROUP_FLAGS_CONTAINER_SET | VFIO_GROUP_FLAGS_VIABLE));
+  EXPECT_EQ(status.flags,
+            static_cast<unsigned>(VFIO_GROUP_FLAGS_CONTAINER_SET | VFIO_GROUP_FLAGS_VIABLE));
 
   EXPECT_EQ(ioctl(group.get(), VFIO_GROUP_GET_DEVICE_FD, kUuid), -1);
   EXPECT_EQ(errno, EOPNOTSUPP);

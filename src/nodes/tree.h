@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -97,8 +98,10 @@ class Node : public std::enable_shared_from_this<Node> {
   const std::weak_ptr<Directory> parent_;
   const timespec born_;
   std::atomic<unsigned> mode_;
-  std::atomic<uid_t> uid_{0};
-  std::atomic<gid_t> gid_{0};
+  // Who runs the server: root, or the one user that there is in an ordinary user's namespace. (Root's
+  // nodes could not be opened for writing there, whatever their mode.)
+  std::atomic<uid_t> uid_{geteuid()};
+  std::atomic<gid_t> gid_{getegid()};
   std::atomic<bool> removed_{false};
 };
 

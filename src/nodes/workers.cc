@@ -200,6 +200,10 @@ void WorkerPool::stop(const std::function<bool()>& send_pill) {
 }
 
 void WorkerPool::settle() {
+  if (!closes_.may_have_closed()) {
+    return;
+  }
+  const CloseWatch::Wait wait(closes_);
   const auto give_up = std::chrono::steady_clock::now() + kSettleLimit;
   // Requests are read in the order in which they were queued. So a RELEASE that precedes the
   // current request has been read; its worker is either serving it (odd stamp), or on the way
