@@ -19,6 +19,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -112,6 +113,24 @@ Usage measure(pid_t server) {
   unsigned long pages = 0;
   std::ifstream(process / "statm") >> pages >> pages;
   usage.resident_kib = pages * static_cast<unsigned long>(sysconf(_SC_PAGESIZE)) / 1024;
+  return usage;
+}
+
+// What a client has closed may still be on its way to the server, and nobody says when it has
+// arrived: measures until a few measurements in a row are equal.
+Usage measure_at_rest(pid_t server) {
+  constexpr int kInARow = 5;
+  constexpr auto kPause = std::chrono::milliseconds(20);
+  Usage usage = measure(server);
+  for (int equal = 0; equal < kInARow; ++equal) {
+    std::this_thread::sleep_for(kPause);
+    Usage next = measure(server);
+    if (next.descriptors != usage.descriptors || next.mappings != usage.mappings ||
+        next.threads != usage.threads) {
+      equal = 0;
+    }
+    usage = std::move(next);
+  }
   return usage;
 }
 
@@ -294,7 +313,7 @@ int main(int argc, char** argv) {
   unsigned failed = 0;
   for (unsigned i = 0; i < kWarmUpRounds + rounds; ++i) {
     if (i == kWarmUpRounds) {
-      before = measure(server);
+      before = measure_at_rest(server);
       print("after the warm-up", before);
     }
     if (!round(argv[1], uuid, first_seed + i)) {
@@ -302,7 +321,7 @@ int main(int argc, char** argv) {
       ++failed;
     }
   }
-  const Usage after = measure(server);
+  const Usage after = measure_at_rest(server);
   print("after the last round", after);
   const bool same = compare(before, after, from_environment("UVFIO_KILL_RSS_KIB", 8192));
   std::printf("%u rounds, %u failed\n", kWarmUpRounds + rounds, failed);

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # For the shell tests: skipping what the machine does not allow, and running cases.
 # The including script sets `uvfio`, the path of the command.
 
@@ -13,6 +14,7 @@ skip() {
 # Says why "uvfio run" cannot work here at all; one run is the surest probe.
 require_uvfio() {
   [ -c /dev/fuse ] || skip "there is no /dev/fuse"
+  # shellcheck disable=SC2154 # by the including script
   if ! "$uvfio" run -- true 2>"$work/probe"; then
     grep -Eq 'cannot (make a (user|mount) namespace|make the mounts private|mount)|/dev/fuse' "$work/probe" ||
         { cat "$work/probe" >&2; exit 1; }
@@ -65,6 +67,7 @@ expect_match() {
 # with -e. A case that returns 77 is skipped.
 run_cases() {
   failed=0
+  # shellcheck disable=SC2046 # several words
   [ $# -gt 0 ] || set -- $(sed -n 's/^case_\([a-z0-9_]*\)() .*/\1/p' "$0")
   for name; do
     # Not as a condition: that would turn -e off inside.
