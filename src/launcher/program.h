@@ -38,9 +38,9 @@ class Program {
   // Kills the process, unless wait() has seen its end.
   ~Program();
 
-  // Installs the seccomp filter in the process and lets it execute the program. The result is the
-  // filter's listener.
-  [[nodiscard]] Outcome<Fd> go();
+  // Lays the server's directories over the machine's (mount_namespace.h), installs the seccomp filter
+  // in the process and lets it execute the program. The result is the filter's listener.
+  [[nodiscard]] Outcome<Fd> go(const Fd& server_root);
 
   // Waits for the end of the program; then ends what it has left running. Returns the exit status
   // of `uvfio run`.
