@@ -11,7 +11,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/vfio.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -278,9 +280,10 @@ void saturate(const char* uuid) {
   }
   std::vector<std::thread> threads;
   for (int i = 0; i < 64; ++i) {
-    threads.emplace_back([&client] {
+    threads.emplace_back([&client, uuid] {
       for (int n = 0; n < 50; ++n) {
         get_device_info(client.device);
+        close(ioctl(client.group, VFIO_GROUP_GET_DEVICE_FD, uuid));
       }
     });
   }
