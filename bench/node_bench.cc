@@ -9,7 +9,6 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -102,13 +101,22 @@ Fd receive(const Fd& socket) {
   return Fd(number);
 }
 
+// Until the other process has closed its end.
+void wait_for_end(const Fd& socket) {
+  char byte = 0;
+  ssize_t size = 0;
+  do {
+    size = read(socket.get(), &byte, 1);
+  } while (size > 0 || (size < 0 && errno == EINTR));
+}
+
 // ---- The servers.
 
 // A file of which every read is zeros, every write is accepted and every ioctl returns 0, served by
 // libfuse's own loop: the least that any file system in user space has to do.
 class DoNothing {
  public:
-  [[noreturn]] static void serve(const Fd& socket) {
+  static void serve(const Fd& socket) {
     auto mount = nodes::mount_detached();
     if (!mount) throw std::runtime_error(mount.error());
     fuse_lowlevel_ops ops{};
@@ -126,8 +134,11 @@ class DoNothing {
       throw std::runtime_error("cannot make a FUSE session");
     }
     send(socket, "", mount->root);
+    const std::jthread end([&socket] {
+      wait_for_end(socket);
+      _exit(0);
+    });
     fuse_session_loop_mt(session, nullptr);
-    throw std::runtime_error("the do-nothing file system has ended");
   }
 
  private:
@@ -174,22 +185,27 @@ class DoNothing {
 };
 
 // A host with one serial card, and the two doors that `uvfio run` gives a program.
-[[noreturn]] void serve_uvfio(const Fd& socket) {
+void serve_uvfio(const Fd& socket) {
   Host host;
   mtty::MttyDriver driver;
   const auto parent = mtty::register_mtty(host.mdev(), driver);
   if (!parent || !host.mdev().store_create(*parent, (*parent)->types()[0], kUuid)) {
     throw std::runtime_error("cannot make a serial card");
   }
-  const auto server = nodes::Server::create(host, {});
-  if (!server) throw std::runtime_error(server.error());
-  send(socket, "", (*server)->root());
-  const launcher::Supervisor supervisor(**server, receive(socket));
-  send(socket, "");
-  while (true) pause();
+  {
+    const auto server = nodes::Server::create(host, {});
+    if (!server) throw std::runtime_error(server.error());
+    send(socket, "", (*server)->root());
+    const launcher::Supervisor supervisor(**server, receive(socket));
+    send(socket, "");
+    wait_for_end(socket);
+  }
+  host.mdev().unregister_parent(*parent);
+  host.mdev().unregister_driver(driver);
 }
 
-// A child process that serves; killed when this goes.
+// A child process that serves until this goes. It is never killed: a server that is in the middle
+// of a request to a file system of its own could not even die.
 class ServerProcess {
  public:
   explicit ServerProcess(void (*serve)(const Fd&), const cpu_set_t& cpus) {
@@ -199,7 +215,7 @@ class ServerProcess {
     Fd other(ends[1]);
     pid_ = check(fork(), "fork");
     if (pid_ != 0) return;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    std::signal(SIGINT, SIG_IGN);  // ends the client
     socket_.reset();
     try {
       check(sched_setaffinity(0, sizeof cpus, &cpus), "sched_setaffinity");
@@ -207,10 +223,10 @@ class ServerProcess {
     } catch (const std::exception& error) {
       send(other, error.what());
     }
-    _exit(1);
+    _exit(0);
   }
   ~ServerProcess() {
-    kill(pid_, SIGKILL);
+    socket_.reset();
     waitpid(pid_, nullptr, 0);
   }
   ServerProcess(const ServerProcess&) = delete;
@@ -307,18 +323,32 @@ class Client {
     return Fd(
         check(ioctl(group_.get(), VFIO_GROUP_GET_DEVICE_FD, kUuid), "VFIO_GROUP_GET_DEVICE_FD"));
   }
-  void map_unmap() const {
+  void map(std::uint64_t iova) const {
     vfio_iommu_type1_dma_map map{.argsz = sizeof map,
                                  .flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
                                  .vaddr = reinterpret_cast<std::uintptr_t>(memory_),
-                                 .iova = kMemory,
+                                 .iova = iova,
                                  .size = kMemory};
     check(ioctl(container_.get(), VFIO_IOMMU_MAP_DMA, &map), "VFIO_IOMMU_MAP_DMA");
+  }
+  void unmap(std::uint64_t iova) const {
     vfio_iommu_type1_dma_unmap unmap{};
     unmap.argsz = sizeof unmap;
-    unmap.iova = kMemory;
+    unmap.iova = iova;
     unmap.size = kMemory;
     check(ioctl(container_.get(), VFIO_IOMMU_UNMAP_DMA, &unmap), "VFIO_IOMMU_UNMAP_DMA");
+  }
+  std::int64_t map_and_unmap() const {
+    const std::int64_t start = now();
+    map(0);
+    unmap(0);
+    return now() - start;
+  }
+  std::int64_t map_and_unmap_beside_another() const {
+    map(kMemory);
+    const std::int64_t time = map_and_unmap();
+    unmap(kMemory);
+    return time;
   }
   std::int64_t interrupt() {
     // An empty transmitter announces itself as soon as that is enabled.
@@ -372,6 +402,10 @@ std::vector<Row> rows(Client& client) {
   const int device = client.device_.get();
   const int nothing = client.nothing_.get();
   const auto do_nothing = [nothing] { check(ioctl(nothing, VFIO_GET_API_VERSION), "ioctl"); };
+  const auto do_nothing_twice = [do_nothing] {
+    do_nothing();
+    do_nothing();
+  };
   constexpr auto config = static_cast<off_t>(pci::region_offset(VFIO_PCI_CONFIG_REGION_INDEX));
   constexpr off_t kInterruptLine = 0x3c;  // a register that means nothing to the device
   const auto read_from = [](int fd) {
@@ -396,10 +430,10 @@ std::vector<Row> rows(Client& client) {
        timed(do_nothing)},
       {"pread, 4 bytes of config space", read_from(device), read_from(nothing)},
       {"pwrite, 4 bytes of config space", write_to(device), write_to(nothing)},
-      {"MAP_DMA and UNMAP_DMA", timed([&client] { client.map_unmap(); }), timed([do_nothing] {
-         do_nothing();
-         do_nothing();
-       })},
+      {"MAP_DMA and UNMAP_DMA", [&client] { return client.map_and_unmap_beside_another(); },
+       timed(do_nothing_twice)},
+      {"MAP_DMA and UNMAP_DMA, the only one", [&client] { return client.map_and_unmap(); },
+       timed(do_nothing_twice)},
       {"GET_DEVICE_FD",
        [&client] {
          const std::int64_t start = now();
@@ -496,8 +530,9 @@ void measure(Placement placement, const Options& options) {
     CPU_SET(cpus[0], &client_cpus);
     CPU_SET(cpus[together ? 0 : 1], &server_cpus);
   }
-  const ServerProcess nothing(DoNothing::serve, server_cpus);
+  // In this order: the second child inherits our end of the first one's socket.
   const ServerProcess uvfio(serve_uvfio, server_cpus);
+  const ServerProcess nothing(DoNothing::serve, server_cpus);
   check(sched_setaffinity(0, sizeof client_cpus, &client_cpus), "sched_setaffinity");
   Client client(nothing, uvfio);
 
