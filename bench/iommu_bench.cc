@@ -30,10 +30,12 @@ class Setup {
   explicit Setup(std::uint32_t entries = 4'000'000) {
     auto parameters = iommu::type1::Parameters{.dma_entry_limit = entries};
     vfio_.register_iommu_driver(std::make_unique<iommu::type1::Type1Driver>(parameters));
-    device_ = vfio_.register_emulated("bench", "bench", std::make_unique<testing::FakeDevice>(record_));
+    device_ =
+        vfio_.register_emulated("bench", "bench", std::make_unique<testing::FakeDevice>(record_));
     container_ = vfio_.open_container();
     group_ = *device_->group().open();
-    if (!group_->set_container(container_) || !container_->set_iommu(VFIO_TYPE1v2_IOMMU)) std::abort();
+    if (!group_->set_container(container_) || !container_->set_iommu(VFIO_TYPE1v2_IOMMU))
+      std::abort();
     file_ = *vfio::GroupFile::get_device(group_, "bench");
     type1_ = std::dynamic_pointer_cast<iommu::type1::Type1>(container_->iommu());
     memory_ = static_cast<std::byte*>(
@@ -49,10 +51,12 @@ class Setup {
 
   // `count` mappings of a page each, with a hole after each so that none could be merged.
   void map_pages(std::uint64_t count) {
-    for (std::uint64_t i = 0; i < count; ++i) map(kIova + i * 2 * kPage, (i * kPage) % kMemory, kPage);
+    for (std::uint64_t i = 0; i < count; ++i)
+      map(kIova + i * 2 * kPage, (i * kPage) % kMemory, kPage);
   }
   void map(std::uint64_t iova, std::uint64_t offset, std::uint64_t size) {
-    if (!type1_->map({.iova = iova, .vaddr = address(offset), .size = size, .flags = 3}, mapper_)) std::abort();
+    if (!type1_->map({.iova = iova, .vaddr = address(offset), .size = size, .flags = 3}, mapper_))
+      std::abort();
   }
   [[nodiscard]] std::uint64_t address(std::uint64_t offset) const {
     return reinterpret_cast<std::uint64_t>(memory_ + offset);
@@ -71,7 +75,8 @@ class Setup {
 
 enum Order { same, sequential, random_order };
 
-// IOVA to pointer through a device's Dma, as a device does for each descriptor. Arguments: mappings, order.
+// IOVA to pointer through a device's Dma, as a device does for each descriptor. Arguments:
+// mappings, order.
 void translate(benchmark::State& state) {
   Setup setup;
   const auto mappings = static_cast<std::uint64_t>(state.range(0));
@@ -80,17 +85,22 @@ void translate(benchmark::State& state) {
   std::vector<std::uint64_t> iovas(kAddresses);
   std::mt19937_64 random(1);
   for (std::size_t i = 0; i < kAddresses; ++i) {
-    const std::uint64_t index = state.range(1) == same ? 0 : state.range(1) == sequential ? i % mappings : random() % mappings;
+    const std::uint64_t index = state.range(1) == same         ? 0
+                                : state.range(1) == sequential ? i % mappings
+                                                               : random() % mappings;
     iovas[i] = kIova + index * 2 * kPage + random() % (kPage / 8) * 8;
   }
   vfio::Dma dma = *setup.device_->dma();
-  for (const std::uint64_t iova : iovas) benchmark::DoNotOptimize(dma.translate(iova, 8, vfio::Prot::read));
+  for (const std::uint64_t iova : iovas)
+    benchmark::DoNotOptimize(dma.translate(iova, 8, vfio::Prot::read));
   std::size_t i = 0;
   for (auto _ : state) {
     auto window = dma.translate(iovas[i++ % kAddresses], 8, vfio::Prot::read);
     benchmark::DoNotOptimize(window->data());
   }
-  state.SetLabel(state.range(1) == same ? "same" : state.range(1) == sequential ? "sequential" : "random");
+  state.SetLabel(state.range(1) == same         ? "same"
+                 : state.range(1) == sequential ? "sequential"
+                                                : "random");
 }
 BENCHMARK(translate)->ArgsProduct({{1, 16, 256, 4096, 65536}, {same, sequential, random_order}});
 
@@ -113,7 +123,8 @@ void pin_unpin(benchmark::State& state) {
   const auto run = static_cast<std::uint64_t>(state.range(0));
   const auto mappings = static_cast<std::uint64_t>(state.range(1));
   for (std::uint64_t i = 0; i < mappings; ++i) {
-    setup.map(kIova + i * (Setup::kMemory / mappings), i * (Setup::kMemory / mappings), Setup::kMemory / mappings);
+    setup.map(kIova + i * (Setup::kMemory / mappings), i * (Setup::kMemory / mappings),
+              Setup::kMemory / mappings);
   }
   std::uint64_t at = 0;
   for (auto _ : state) {
@@ -136,8 +147,9 @@ void memory_cost(benchmark::State& state) {
     const auto before = mallinfo2();
     setup.map_pages(mappings);
     const auto mapped = mallinfo2();
-    mapping_bytes = static_cast<double>(mapped.uordblks + mapped.hblkhd - before.uordblks - before.hblkhd) /
-                    static_cast<double>(mappings);
+    mapping_bytes =
+        static_cast<double>(mapped.uordblks + mapped.hblkhd - before.uordblks - before.hblkhd) /
+        static_cast<double>(mappings);
     setup.map(kIova / 2, 0, Setup::kMemory);
     const auto unpinned = mallinfo2();
     std::vector<vfio::PinnedPages> pins;
@@ -146,7 +158,9 @@ void memory_cost(benchmark::State& state) {
       pins.push_back(*setup.device_->pin_pages(kIova / 2 + page * kPage, 512, vfio::Prot::read));
     }
     const auto pinned = mallinfo2();
-    pin_bytes = static_cast<double>(pinned.uordblks + pinned.hblkhd - unpinned.uordblks - unpinned.hblkhd) / kPages;
+    pin_bytes =
+        static_cast<double>(pinned.uordblks + pinned.hblkhd - unpinned.uordblks - unpinned.hblkhd) /
+        kPages;
   }
   state.counters["bytes/mapping"] = mapping_bytes;
   state.counters["bytes/pinned_page"] = pin_bytes;

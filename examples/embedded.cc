@@ -1,9 +1,9 @@
-// The embedded door: a device of one's own, and the program that drives it, in one process. No FUSE, no
-// root, no kernel module.
+// The embedded door: a device of one's own, and the program that drives it, in one process. No
+// FUSE, no root, no kernel module.
 //
-// The device is a "checksum engine": the driver writes an IOVA and a length into its registers, and the
-// device sums up that memory by DMA. The program below plays both the host (it registers the device) and
-// the VFIO user (container, group, device, MAP_DMA).
+// The device is a "checksum engine": the driver writes an IOVA and a length into its registers, and
+// the device sums up that memory by DMA. The program below plays both the host (it registers the
+// device) and the VFIO user (container, group, device, MAP_DMA).
 
 #include <linux/vfio.h>
 
@@ -49,12 +49,15 @@ class ChecksumEngine final : public vfio::DeviceOps {
   Result<int> set_irqs(const vfio::IrqSet&) override { return fail(EINVAL); }
 
   Result<std::size_t> read(std::uint64_t position, std::span<std::byte> data) override {
-    if (position > sizeof registers_ || data.size() > sizeof registers_ - position) return fail(EINVAL);
-    std::memcpy(data.data(), reinterpret_cast<const std::byte*>(&registers_) + position, data.size());
+    if (position > sizeof registers_ || data.size() > sizeof registers_ - position)
+      return fail(EINVAL);
+    std::memcpy(data.data(), reinterpret_cast<const std::byte*>(&registers_) + position,
+                data.size());
     return data.size();
   }
   Result<std::size_t> write(std::uint64_t position, std::span<const std::byte> data) override {
-    if (position > sizeof registers_ || data.size() > sizeof registers_ - position) return fail(EINVAL);
+    if (position > sizeof registers_ || data.size() > sizeof registers_ - position)
+      return fail(EINVAL);
     std::memcpy(reinterpret_cast<std::byte*>(&registers_) + position, data.data(), data.size());
     if (position == offsetof(Registers, go)) {
       if (auto summed = sum_up(); !summed) return std::unexpected(summed.error());
@@ -63,7 +66,8 @@ class ChecksumEngine final : public vfio::DeviceOps {
   }
 
  private:
-  // The client decides what it asks for, so the length is taken in pieces and every error is its own.
+  // The client decides what it asks for, so the length is taken in pieces and every error is its
+  // own.
   Status sum_up() {
     registers_.sum = 0;
     std::vector<std::byte> piece(4096);
@@ -105,17 +109,19 @@ int main() {
   ChecksumDriver driver;
   Host host;
   must(host.mdev().register_driver(driver), "register_driver");
-  const auto parent = must(host.mdev().register_parent({.name = "checksum",
-                                                        .driver_name = "checksum",
-                                                        .sysfs_path = "devices/virtual/checksum/checksum",
-                                                        .types = {{"1", "Checksum engine"}}},
-                                                       driver),
-                           "register_parent");
+  const auto parent =
+      must(host.mdev().register_parent({.name = "checksum",
+                                        .driver_name = "checksum",
+                                        .sysfs_path = "devices/virtual/checksum/checksum",
+                                        .types = {{"1", "Checksum engine"}}},
+                                       driver),
+           "register_parent");
   const auto mdev = must(host.mdev().create(parent, parent->types()[0], Uuid::random()), "create");
 
   // The VFIO user: what other programs do with ioctls on /dev/vfio.
   const auto container = host.vfio().open_container();
-  auto group = must(host.vfio().find_group(mdev->vfio_device()->group().id())->open(), "open group");
+  auto group =
+      must(host.vfio().find_group(mdev->vfio_device()->group().id())->open(), "open group");
   must(group->set_container(container), "set_container");
   must(container->set_iommu(VFIO_TYPE1v2_IOMMU), "set_iommu");
 
@@ -132,9 +138,11 @@ int main() {
   must(set(offsetof(Registers, length), sizeof memory), "write length");
   must(set(offsetof(Registers, go), 1), "go");
   std::uint64_t sum = 0;
-  must(device->ops().read(offsetof(Registers, sum), std::as_writable_bytes(std::span(&sum, 1))), "read sum");
+  must(device->ops().read(offsetof(Registers, sum), std::as_writable_bytes(std::span(&sum, 1))),
+       "read sum");
 
-  const std::uint64_t expected = std::accumulate(std::begin(memory), std::end(memory), std::uint64_t{0});
+  const std::uint64_t expected =
+      std::accumulate(std::begin(memory), std::end(memory), std::uint64_t{0});
   std::printf("the device summed %zu bytes by DMA: %llu (%s)\n", sizeof memory,
               static_cast<unsigned long long>(sum), sum == expected ? "as expected" : "WRONG");
 
@@ -142,7 +150,8 @@ int main() {
   must(set(offsetof(Registers, iova), kIova + sizeof memory - 8), "write iova");
   must(set(offsetof(Registers, length), 16), "write length");
   const auto refused = set(offsetof(Registers, go), 1);
-  std::printf("beyond the mapping: %s\n", refused ? "allowed?!" : std::strerror(value(refused.error())));
+  std::printf("beyond the mapping: %s\n",
+              refused ? "allowed?!" : std::strerror(value(refused.error())));
   must(embedded::unmap_dma(*container, kIova, sizeof memory), "unmap_dma");
   return sum == expected && !refused ? 0 : 1;
 }

@@ -1,6 +1,6 @@
-// The whole ioctl surface, with reads and writes: a client that does anything, in any order, with any
-// bytes in its memory. Nothing it does may crash, leak or hang the server, and when it has gone nothing
-// may be left of it.
+// The whole ioctl surface, with reads and writes: a client that does anything, in any order, with
+// any bytes in its memory. Nothing it does may crash, leak or hang the server, and when it has gone
+// nothing may be left of it.
 
 #include <fuzzer/FuzzedDataProvider.h>
 #include <linux/vfio.h>
@@ -14,8 +14,8 @@
 #include "tests/support/arena_caller.h"
 #include "tests/support/fake_device.h"
 #include "uapi/ioctl.h"
-#include "uvfio/vfio_compat.h"
 #include "uvfio/host.h"
+#include "uvfio/vfio_compat.h"
 
 namespace {
 
@@ -23,12 +23,14 @@ using namespace uvfio;
 using testing::ArenaCaller;
 
 constexpr std::array<std::uint32_t, 26> kCommands{
-    VFIO_GET_API_VERSION,     VFIO_CHECK_EXTENSION,        VFIO_SET_IOMMU,          VFIO_GROUP_GET_STATUS,
-    VFIO_GROUP_SET_CONTAINER, VFIO_GROUP_UNSET_CONTAINER,  VFIO_GROUP_GET_DEVICE_FD, VFIO_DEVICE_GET_INFO,
-    VFIO_DEVICE_GET_REGION_INFO, VFIO_DEVICE_GET_IRQ_INFO, VFIO_DEVICE_SET_IRQS,    VFIO_DEVICE_RESET,
-    VFIO_IOMMU_GET_INFO,      VFIO_IOMMU_MAP_DMA,          VFIO_IOMMU_UNMAP_DMA,    VFIO_IOMMU_ENABLE,
-    VFIO_IOMMU_DISABLE,       VFIO_DEVICE_FEATURE,         VFIO_IOMMU_DIRTY_PAGES,  VFIO_MIG_GET_PRECOPY_INFO,
-    VFIO_IOMMU_SPAPR_REGISTER_MEMORY, VFIO_DEVICE_PCI_HOT_RESET, VFIO_DEVICE_IOEVENTFD, VFIO_EEH_PE_OP,
+    VFIO_GET_API_VERSION,        VFIO_CHECK_EXTENSION,        VFIO_SET_IOMMU,
+    VFIO_GROUP_GET_STATUS,       VFIO_GROUP_SET_CONTAINER,    VFIO_GROUP_UNSET_CONTAINER,
+    VFIO_GROUP_GET_DEVICE_FD,    VFIO_DEVICE_GET_INFO,        VFIO_DEVICE_GET_REGION_INFO,
+    VFIO_DEVICE_GET_IRQ_INFO,    VFIO_DEVICE_SET_IRQS,        VFIO_DEVICE_RESET,
+    VFIO_IOMMU_GET_INFO,         VFIO_IOMMU_MAP_DMA,          VFIO_IOMMU_UNMAP_DMA,
+    VFIO_IOMMU_ENABLE,           VFIO_IOMMU_DISABLE,          VFIO_DEVICE_FEATURE,
+    VFIO_IOMMU_DIRTY_PAGES,      VFIO_MIG_GET_PRECOPY_INFO,   VFIO_IOMMU_SPAPR_REGISTER_MEMORY,
+    VFIO_DEVICE_PCI_HOT_RESET,   VFIO_DEVICE_IOEVENTFD,       VFIO_EEH_PE_OP,
     VFIO_IOMMU_SPAPR_TCE_CREATE, VFIO_IOMMU_SPAPR_TCE_REMOVE,
 };
 
@@ -44,7 +46,8 @@ class Session {
     caller_.containers[4] = host_.vfio().open_container();
     caller_.containers[5] = host_.vfio().open_container();
     fake_.record.on_dma_unmap = [this](std::uint64_t iova, std::uint64_t size) {
-      std::erase_if(pins_, [&](const auto& pin) { return pin.iova() >= iova && pin.iova() - iova < size; });
+      std::erase_if(
+          pins_, [&](const auto& pin) { return pin.iova() >= iova && pin.iova() - iova < size; });
     };
   }
   ~Session() {
@@ -89,11 +92,13 @@ class Session {
  private:
   std::shared_ptr<mdev::Parent> register_fake() {
     if (!host_.mdev().register_driver(fake_)) std::abort();
-    return *host_.mdev().register_parent({.name = "fake", .driver_name = "fake", .types = {{"1", "Fake"}}}, fake_);
+    return *host_.mdev().register_parent(
+        {.name = "fake", .driver_name = "fake", .types = {{"1", "Fake"}}}, fake_);
   }
 
   void open_group() {
-    const auto& device = devices_[input_.ConsumeIntegralInRange<std::size_t>(0, devices_.size() - 1)];
+    const auto& device =
+        devices_[input_.ConsumeIntegralInRange<std::size_t>(0, devices_.size() - 1)];
     if (auto group = device->vfio_device()->group().open()) groups_.push_back(std::move(*group));
   }
 
@@ -132,8 +137,9 @@ class Session {
   }
 
   void call_ioctl() {
-    const std::uint32_t command = input_.ConsumeBool() ? input_.PickValueInArray(kCommands)
-                                                       : input_.ConsumeIntegralInRange<std::uint32_t>(0x3b60, 0x3b90);
+    const std::uint32_t command =
+        input_.ConsumeBool() ? input_.PickValueInArray(kCommands)
+                             : input_.ConsumeIntegralInRange<std::uint32_t>(0x3b60, 0x3b90);
     // Well-formed ones are too rare by chance to get anywhere.
     std::uint64_t arg = 0;
     if (input_.ConsumeBool()) {
@@ -143,23 +149,30 @@ class Session {
     } else if (command == VFIO_GROUP_SET_CONTAINER) {
       arg = caller_.put(input_.ConsumeIntegralInRange<std::int32_t>(2, 6));
     } else if (command == VFIO_GROUP_GET_DEVICE_FD) {
-      const std::string name = devices_[input_.ConsumeIntegralInRange<std::size_t>(0, devices_.size() - 1)]->name();
+      const std::string name =
+          devices_[input_.ConsumeIntegralInRange<std::size_t>(0, devices_.size() - 1)]->name();
       std::memcpy(caller_.arena.data(), name.c_str(), name.size() + 1);
       arg = ArenaCaller::kBase;
     } else if (command == VFIO_IOMMU_MAP_DMA) {
-      arg = caller_.put(vfio_iommu_type1_dma_map{.argsz = 32,
-                                                 .flags = input_.ConsumeIntegralInRange<std::uint32_t>(0, 4),
-                                                 .vaddr = page(), .iova = page(), .size = page()});
+      arg = caller_.put(
+          vfio_iommu_type1_dma_map{.argsz = 32,
+                                   .flags = input_.ConsumeIntegralInRange<std::uint32_t>(0, 4),
+                                   .vaddr = page(),
+                                   .iova = page(),
+                                   .size = page()});
     } else if (command == VFIO_IOMMU_UNMAP_DMA) {
-      arg = caller_.put(vfio_iommu_type1_dma_unmap{.argsz = 24,
-                                                   .flags = input_.ConsumeIntegralInRange<std::uint32_t>(0, 4),
-                                                   .iova = page(), .size = page()});
+      arg = caller_.put(
+          vfio_iommu_type1_dma_unmap{.argsz = 24,
+                                     .flags = input_.ConsumeIntegralInRange<std::uint32_t>(0, 4),
+                                     .iova = page(),
+                                     .size = page()});
     } else {
       arg = argument();
     }
     switch (input_.ConsumeIntegralInRange(0, 3)) {
       case 0:
-        static_cast<void>(uapi::container_ioctl(*pick(caller_.containers)->second, caller_, command, arg));
+        static_cast<void>(
+            uapi::container_ioctl(*pick(caller_.containers)->second, caller_, command, arg));
         break;
       case 1:
         if (groups_.empty()) return;
@@ -167,11 +180,13 @@ class Session {
         break;
       case 2:
         if (caller_.devices.empty()) return;
-        static_cast<void>(uapi::device_ioctl(*pick(caller_.devices)->second, caller_, command, arg));
+        static_cast<void>(
+            uapi::device_ioctl(*pick(caller_.devices)->second, caller_, command, arg));
         break;
       default:
         if (caller_.streams.empty()) return;
-        static_cast<void>(uapi::migration_ioctl(*pick(caller_.streams)->second, caller_, command, arg));
+        static_cast<void>(
+            uapi::migration_ioctl(*pick(caller_.streams)->second, caller_, command, arg));
     }
   }
 
@@ -180,12 +195,14 @@ class Session {
   void access_device() {
     if (caller_.devices.empty()) return;
     vfio::DeviceOps& device = pick(caller_.devices)->second->ops();
-    const std::uint64_t position = input_.ConsumeBool()
-                                       ? input_.ConsumeIntegral<std::uint64_t>()
-                                       : std::uint64_t{input_.ConsumeIntegralInRange<std::uint32_t>(0, 9)} << 40 |
-                                             input_.ConsumeIntegralInRange<std::uint32_t>(0, 300);
+    const std::uint64_t position =
+        input_.ConsumeBool()
+            ? input_.ConsumeIntegral<std::uint64_t>()
+            : std::uint64_t{input_.ConsumeIntegralInRange<std::uint32_t>(0, 9)} << 40 |
+                  input_.ConsumeIntegralInRange<std::uint32_t>(0, 300);
     auto bytes = input_.ConsumeBytes<std::byte>(input_.ConsumeIntegralInRange<std::size_t>(0, 32));
-    const auto done = input_.ConsumeBool() ? device.read(position, bytes) : device.write(position, bytes);
+    const auto done =
+        input_.ConsumeBool() ? device.read(position, bytes) : device.write(position, bytes);
     if (done && *done > bytes.size()) std::abort();
   }
 
@@ -195,8 +212,9 @@ class Session {
     std::array<std::byte, 64> data{};
     switch (input_.ConsumeIntegralInRange(0, 3)) {
       case 0:
-        if (auto pin = device.pin_pages(page(), input_.ConsumeIntegralInRange<std::uint64_t>(0, 600),
-                                        static_cast<vfio::Prot>(input_.ConsumeIntegralInRange(0, 3)))) {
+        if (auto pin =
+                device.pin_pages(page(), input_.ConsumeIntegralInRange<std::uint64_t>(0, 600),
+                                 static_cast<vfio::Prot>(input_.ConsumeIntegralInRange(0, 3)))) {
           static_cast<void>(pin->write(input_.ConsumeIntegral<std::uint16_t>(), data));
           pins_.push_back(std::move(*pin));
         }

@@ -10,8 +10,8 @@
 
 namespace uvfio {
 
-// `show` returns the whole text; `store` gets one write. A missing one makes the operation fail with
-// EIO, as in the kernel; `mode` should agree. Both may be called from any thread.
+// `show` returns the whole text; `store` gets one write. A missing one makes the operation fail
+// with EIO, as in the kernel; `mode` should agree. Both may be called from any thread.
 struct Attribute {
   std::string name;
   unsigned mode = 0444;

@@ -40,7 +40,8 @@ struct Capability {
 
 // VFIO_DEVICE_GET_REGION_INFO. `offset` is the region's place in the device fd.
 struct RegionInfo {
-  std::uint32_t flags = 0;  // VFIO_REGION_INFO_FLAG_*; MMAP only if DeviceOps::mmap_backing() has it
+  std::uint32_t flags =
+      0;  // VFIO_REGION_INFO_FLAG_*; MMAP only if DeviceOps::mmap_backing() has it
   std::uint64_t size = 0;
   std::uint64_t offset = 0;
   std::vector<Capability> capabilities;
@@ -60,9 +61,10 @@ class FdSource {
   [[nodiscard]] virtual Result<Fd> get(int fd) = 0;
 };
 
-// VFIO_DEVICE_SET_IRQS after the validation that all devices share (vfio_set_irqs_validate_and_prepare):
-// index, start and count are in range, exactly one data type is set, the payload is complete. The
-// action bits are unchecked: no handler for them is ENOTTY, and that is the model's answer.
+// VFIO_DEVICE_SET_IRQS after the validation that all devices share
+// (vfio_set_irqs_validate_and_prepare): index, start and count are in range, exactly one data type
+// is set, the payload is complete. The action bits are unchecked: no handler for them is ENOTTY,
+// and that is the model's answer.
 struct IrqSet {
   std::uint32_t flags = 0;  // VFIO_IRQ_SET_DATA_* | VFIO_IRQ_SET_ACTION_*
   std::uint32_t index = 0;
@@ -78,8 +80,8 @@ struct IrqSet {
   [[nodiscard]] Result<EventFd> eventfd(std::size_t i) const;
 };
 
-// Optional part of a device that pins client memory (vfio_device_ops.dma_unmap). Without it pin_pages
-// is refused.
+// Optional part of a device that pins client memory (vfio_device_ops.dma_unmap). Without it
+// pin_pages is refused.
 class DmaClient {
  public:
   virtual ~DmaClient() = default;
@@ -96,9 +98,9 @@ class Migration {
   virtual ~Migration() = default;
   [[nodiscard]] virtual std::uint32_t flags() const = 0;  // VFIO_MIGRATION_*
   [[nodiscard]] virtual std::uint32_t state() = 0;
-  // Takes one arc to `next` and is in that state on return, unless it fails. A step into a saving or
-  // resuming state returns the new end of the data stream; the caller installs it as the client's
-  // data_fd. Called with walk_mutex() held.
+  // Takes one arc to `next` and is in that state on return, unless it fails. A step into a saving
+  // or resuming state returns the new end of the data stream; the caller installs it as the
+  // client's data_fd. Called with walk_mutex() held.
   [[nodiscard]] virtual Result<std::shared_ptr<class MigrationStream>> step(std::uint32_t next) = 0;
   // Bytes that STOP_COPY would produce now (VFIO_DEVICE_FEATURE_MIG_DATA_SIZE).
   [[nodiscard]] virtual Result<std::uint64_t> data_size() = 0;
@@ -107,8 +109,8 @@ class Migration {
   // takes it before any lock of its own.
   [[nodiscard]] std::mutex& walk_mutex() { return walk_mutex_; }
 
-  // VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 was set since the first open. The core's business; streams
-  // share it.
+  // VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 was set since the first open. The core's business;
+  // streams share it.
   [[nodiscard]] const std::shared_ptr<std::atomic<bool>>& precopy_info_v2() const {
     return precopy_info_v2_;
   }
@@ -148,11 +150,11 @@ class DmaLogging {
   // May change `page_size` to what the device can do.
   [[nodiscard]] virtual Status start(std::span<const Range> ranges, std::uint64_t& page_size) = 0;
   [[nodiscard]] virtual Status stop() = 0;
-  // Calls `dirty(iova, length)` for what was written in [iova, iova + length) since the last report, in
-  // whole pages; stops at the first error, which is its result.
+  // Calls `dirty(iova, length)` for what was written in [iova, iova + length) since the last
+  // report, in whole pages; stops at the first error, which is its result.
   using Dirty = std::function<Status(std::uint64_t iova, std::uint64_t length)>;
-  [[nodiscard]] virtual Status report(std::uint64_t iova, std::uint64_t length, std::uint64_t page_size,
-                                      const Dirty& dirty) = 0;
+  [[nodiscard]] virtual Status report(std::uint64_t iova, std::uint64_t length,
+                                      std::uint64_t page_size, const Dirty& dirty) = 0;
 };
 
 // A device model. Calls may come from several threads at once; open_device and close_device never
@@ -161,8 +163,8 @@ class DeviceOps {
  public:
   virtual ~DeviceOps() = default;
 
-  // First open and last close of the device. `device` is valid until close_device returns; it is the
-  // model's way to the client's memory (pin_pages, dma_rw, dma()).
+  // First open and last close of the device. `device` is valid until close_device returns; it is
+  // the model's way to the client's memory (pin_pages, dma_rw, dma()).
   [[nodiscard]] virtual Status open_device(Device& device) {
     static_cast<void>(device);
     return {};
@@ -172,8 +174,8 @@ class DeviceOps {
   [[nodiscard]] virtual DeviceInfo info() = 0;
   [[nodiscard]] virtual Result<RegionInfo> region_info(std::uint32_t index) = 0;
   [[nodiscard]] virtual Result<IrqInfo> irq_info(std::uint32_t index) = 0;
-  // How many interrupts SET_IRQS may name at `index`: what start and count are compared with. EINVAL:
-  // no such index.
+  // How many interrupts SET_IRQS may name at `index`: what start and count are compared with.
+  // EINVAL: no such index.
   [[nodiscard]] virtual Result<std::uint32_t> irq_limit(std::uint32_t index) {
     const Result<IrqInfo> irq = irq_info(index);
     if (!irq) return std::unexpected(irq.error());
@@ -184,7 +186,8 @@ class DeviceOps {
   [[nodiscard]] virtual Status reset() { return fail(EINVAL); }
 
   // Access at `position` of the device fd. Returns the bytes done, which may be fewer.
-  [[nodiscard]] virtual Result<std::size_t> read(std::uint64_t position, std::span<std::byte> data) = 0;
+  [[nodiscard]] virtual Result<std::size_t> read(std::uint64_t position,
+                                                 std::span<std::byte> data) = 0;
   [[nodiscard]] virtual Result<std::size_t> write(std::uint64_t position,
                                                   std::span<const std::byte> data) = 0;
 

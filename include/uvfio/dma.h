@@ -38,8 +38,8 @@ struct PinnedSegment {
   std::uint64_t size = 0;     // bytes
 };
 
-// Pages that a device holds (vfio_pin_pages). The pin is this object: dropping it unpins. Movable, one
-// thread at a time; drop it in DmaClient::dma_unmap when asked to.
+// Pages that a device holds (vfio_pin_pages). The pin is this object: dropping it unpins. Movable,
+// one thread at a time; drop it in DmaClient::dma_unmap when asked to.
 class PinnedPages {
  public:
   PinnedPages() = default;
@@ -85,15 +85,15 @@ class PinnedPages {
 
 // What one mapping says about an IOVA.
 struct Translation {
-  std::uint64_t first = 1;    // first and last IOVA that it holds for; empty by default
+  std::uint64_t first = 1;  // first and last IOVA that it holds for; empty by default
   std::uint64_t last = 0;
   std::byte* host = nullptr;  // memory of `first`; nullptr: copy only
   Prot prot = Prot::none;     // what it may be cached for
 };
 
-// A device's DMA engine: reads, writes and translates IOVAs through a one-entry IOTLB, without taking a
-// lock. Each object belongs to one thread at a time; a device with several queues makes one for each
-// (Device::dma). Valid until close_device returns.
+// A device's DMA engine: reads, writes and translates IOVAs through a one-entry IOTLB, without
+// taking a lock. Each object belongs to one thread at a time; a device with several queues makes
+// one for each (Device::dma). Valid until close_device returns.
 class Dma {
  public:
   Dma() = default;
@@ -101,13 +101,13 @@ class Dma {
   Dma& operator=(Dma&&) = default;
   ~Dma();
 
-  // Copies, across mappings if need be. EINVAL: no mapping. EPERM: the mapping does not allow it (both
-  // directions need READ, as vfio_dma_rw). EFAULT: the client's memory is not there.
+  // Copies, across mappings if need be. EINVAL: no mapping. EPERM: the mapping does not allow it
+  // (both directions need READ, as vfio_dma_rw). EFAULT: the client's memory is not there.
   [[nodiscard]] Status read(std::uint64_t iova, std::span<std::byte> data);
   [[nodiscard]] Status write(std::uint64_t iova, std::span<const std::byte> data);
 
-  // Client memory that may be touched while this object lives. Keep it short: an unmap by the client
-  // waits for it. Must be dropped by the thread that got it; may be nested.
+  // Client memory that may be touched while this object lives. Keep it short: an unmap by the
+  // client waits for it. Must be dropped by the thread that got it; may be nested.
   class Window {
    public:
     Window(Window&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}

@@ -12,8 +12,8 @@ namespace uvfio::embedded {
 
 // VFIO_IOMMU_MAP_DMA on a type1 container; errors as the ioctl's. `memory` must stay until it is
 // unmapped; devices reach it without a copy.
-[[nodiscard]] Status map_dma(vfio::Container& container, std::uint64_t iova, void* memory, std::size_t size,
-                             vfio::Prot prot = vfio::Prot::read_write);
+[[nodiscard]] Status map_dma(vfio::Container& container, std::uint64_t iova, void* memory,
+                             std::size_t size, vfio::Prot prot = vfio::Prot::read_write);
 
 // VFIO_IOMMU_UNMAP_DMA: bytes unmapped; errors as the ioctl's.
 [[nodiscard]] Result<std::uint64_t> unmap_dma(vfio::Container& container, std::uint64_t iova,

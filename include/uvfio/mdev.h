@@ -1,8 +1,8 @@
 // The mediated device framework: parents, types, bus drivers and devices (drivers/vfio/mdev).
 #pragma once
 
-#include <functional>
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -46,7 +46,8 @@ class Driver {
   // Limit over all types of one parent; 0 is no limit. Unused when get_available answers.
   [[nodiscard]] virtual unsigned max_instances() const { return 0; }
   // How many more of `type` this parent can make. nullopt: the core counts, see max_instances.
-  [[nodiscard]] virtual std::optional<unsigned> get_available(const Parent& parent, const Type& type) {
+  [[nodiscard]] virtual std::optional<unsigned> get_available(const Parent& parent,
+                                                              const Type& type) {
     static_cast<void>(parent), static_cast<void>(type);
     return std::nullopt;
   }
@@ -121,8 +122,8 @@ class Device {
   std::string name_;
   Driver* driver_ = nullptr;
   std::shared_ptr<vfio::Device> vfio_device_;
-  bool active_ = false;         // guarded by Bus::list_mutex_
-  bool counted_ = false;        // holds one of the parent's instances
+  bool active_ = false;   // guarded by Bus::list_mutex_
+  bool counted_ = false;  // holds one of the parent's instances
 };
 
 // Told of what appears and goes, so that a door can show it. Called without any lock of the bus.
@@ -131,8 +132,12 @@ class Listener {
   virtual ~Listener() = default;
   virtual void driver_registered(Driver& driver) { static_cast<void>(driver); }
   virtual void driver_unregistered(Driver& driver) { static_cast<void>(driver); }
-  virtual void parent_registered(const std::shared_ptr<Parent>& parent) { static_cast<void>(parent); }
-  virtual void parent_unregistered(const std::shared_ptr<Parent>& parent) { static_cast<void>(parent); }
+  virtual void parent_registered(const std::shared_ptr<Parent>& parent) {
+    static_cast<void>(parent);
+  }
+  virtual void parent_unregistered(const std::shared_ptr<Parent>& parent) {
+    static_cast<void>(parent);
+  }
   // The device is complete: its driver is bound, its group exists.
   virtual void device_added(const std::shared_ptr<Device>& device) { static_cast<void>(device); }
   // Removal has begun, which waits for the device's users; it cannot be removed again.
@@ -162,8 +167,8 @@ class Bus {
   // Removes every device of the parent, waiting for their users (mdev_unregister_parent).
   void unregister_parent(const std::shared_ptr<Parent>& parent);
 
-  // EEXIST: the UUID exists anywhere. EUSERS: no instance left. ENODEV: the parent is going away, or
-  // no driver matches. Otherwise what the driver's probe says.
+  // EEXIST: the UUID exists anywhere. EUSERS: no instance left. ENODEV: the parent is going away,
+  // or no driver matches. Otherwise what the driver's probe says.
   [[nodiscard]] Result<std::shared_ptr<Device>> create(const std::shared_ptr<Parent>& parent,
                                                        const Type& type, const Uuid& uuid);
   // ENODEV: not on the bus, or the parent is going away. EAGAIN: being created or removed. Blocks

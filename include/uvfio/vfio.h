@@ -1,13 +1,13 @@
-// Containers, groups and devices: the kernel's vfio.ko as objects. The embedded door is this header:
-// what a client does with ioctls, a program that links libuvfio does with these calls.
+// Containers, groups and devices: the kernel's vfio.ko as objects. The embedded door is this
+// header: what a client does with ioctls, a program that links libuvfio does with these calls.
 #pragma once
 
-#include <cstdint>
 #include <atomic>
+#include <condition_variable>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <condition_variable>
 #include <set>
 #include <shared_mutex>
 #include <string>
@@ -92,12 +92,13 @@ class Group : public std::enable_shared_from_this<Group> {
   bool opened_ = false;
   bool unplugged_ = false;  // its last device has gone
   std::shared_ptr<Container> container_;
-  unsigned container_users_ = 0;  // the group file counts 1, every open device 1
+  unsigned container_users_ = 0;    // the group file counts 1, every open device 1
   mutable std::mutex device_lock_;  // guards devices_; taken last
   std::vector<std::shared_ptr<Device>> devices_;
 };
 
-// The one open of a group. Device files keep it; dropping the last reference detaches the container.
+// The one open of a group. Device files keep it; dropping the last reference detaches the
+// container.
 class GroupFile {
  public:
   ~GroupFile();
@@ -132,8 +133,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // Path below /sys of the device that this belongs to; shown in fdinfo.
   [[nodiscard]] const std::string& sysfs_path() const { return sysfs_path_; }
 
-  // vfio_pin_pages: `pages` of contiguous IOVA. EINVAL: nothing asked for, device not open or without
-  // DmaClient. E2BIG: more than 512 pages. Otherwise as the IOMMU says (type1: spec 3.9).
+  // vfio_pin_pages: `pages` of contiguous IOVA. EINVAL: nothing asked for, device not open or
+  // without DmaClient. E2BIG: more than 512 pages. Otherwise as the IOMMU says (type1: spec 3.9).
   [[nodiscard]] Result<PinnedPages> pin_pages(std::uint64_t iova, std::uint64_t pages, Prot prot);
   // vfio_dma_rw, without a translation cache; for a thread that does DMA often see dma().
   [[nodiscard]] Status dma_read(std::uint64_t iova, std::span<std::byte> data);
@@ -164,7 +165,8 @@ class Device : public std::enable_shared_from_this<Device> {
 
   mutable std::mutex device_set_lock_;
   unsigned open_count_ = 0;
-  // Set while open. A lock of its own, because DMA calls come from inside open_device and dma_unmap.
+  // Set while open. A lock of its own, because DMA calls come from inside open_device and
+  // dma_unmap.
   mutable std::mutex iommu_lock_;
   std::shared_ptr<iommu::Iommu> iommu_;
 
@@ -174,8 +176,8 @@ class Device : public std::enable_shared_from_this<Device> {
   unsigned users_ = 0;
 };
 
-// One descriptor of a device. A device may have many; open_device and close_device run for the first
-// and the last.
+// One descriptor of a device. A device may have many; open_device and close_device run for the
+// first and the last.
 class DeviceFile {
  public:
   ~DeviceFile();
@@ -215,7 +217,9 @@ class Vfio {
     return iommu_drivers_;
   }
 
-  [[nodiscard]] std::shared_ptr<Container> open_container() { return std::make_shared<Container>(*this); }
+  [[nodiscard]] std::shared_ptr<Container> open_container() {
+    return std::make_shared<Container>(*this);
+  }
   [[nodiscard]] std::shared_ptr<Group> find_group(unsigned id) const;
   [[nodiscard]] std::vector<std::shared_ptr<Group>> groups() const;
 
@@ -226,11 +230,11 @@ class Vfio {
   [[nodiscard]] unsigned allocate_group_id();
   void free_group_id(unsigned id);
   // vfio_register_group_dev: joins the group of `iommu_group`, which appears with its first device.
-  [[nodiscard]] std::shared_ptr<Device> register_real(std::string name, std::string sysfs_path,
-                                                      std::shared_ptr<iommu::IommuGroup> iommu_group,
-                                                      std::unique_ptr<DeviceOps> ops);
-  // vfio_unregister_group_dev: asks the users to go (DeviceOps::request, at once and every 10 s) and
-  // waits for them. The model is destroyed on return.
+  [[nodiscard]] std::shared_ptr<Device> register_real(
+      std::string name, std::string sysfs_path, std::shared_ptr<iommu::IommuGroup> iommu_group,
+      std::unique_ptr<DeviceOps> ops);
+  // vfio_unregister_group_dev: asks the users to go (DeviceOps::request, at once and every 10 s)
+  // and waits for them. The model is destroyed on return.
   void unregister(const std::shared_ptr<Device>& device);
 
  private:
@@ -242,7 +246,7 @@ class Vfio {
   std::vector<std::unique_ptr<iommu::Driver>> iommu_drivers_;
   mutable std::mutex mutex_;  // guards the rest
   const unsigned first_group_;
-  std::set<unsigned> group_ids_;      // in use
+  std::set<unsigned> group_ids_;       // in use
   std::set<unsigned> device_indexes_;  // in use
   std::map<unsigned, std::shared_ptr<Group>> groups_;
 };

@@ -27,8 +27,8 @@ Result<EventFd> EventFd::from(Fd fd) {
   std::array<char, 64> target{};
   const std::string path = "/proc/self/fd/" + std::to_string(fd.get());
   const ssize_t length = readlink(path.c_str(), target.data(), target.size());
-  if (length < 0 || std::string_view(target.data(), static_cast<std::size_t>(length)) !=
-                        "anon_inode:[eventfd]") {
+  if (length < 0 ||
+      std::string_view(target.data(), static_cast<std::size_t>(length)) != "anon_inode:[eventfd]") {
     return fail(EINVAL);
   }
   return EventFd(std::move(fd));
@@ -41,8 +41,8 @@ Result<EventFd> EventFd::create() {
 }
 
 void EventFd::signal() const {
-  // A client may hand over a blocking eventfd whose counter is full; eventfd_signal() never waits, and
-  // neither may we.
+  // A client may hand over a blocking eventfd whose counter is full; eventfd_signal() never waits,
+  // and neither may we.
   if ((fcntl(fd_.get(), F_GETFL) & O_NONBLOCK) == 0) {
     pollfd ready{.fd = fd_.get(), .events = POLLOUT, .revents = 0};
     if (poll(&ready, 1, 0) != 1) return;

@@ -1,7 +1,7 @@
 // Read-copy-update over liburcu (the "bp" flavour: any thread may read, none has to register).
 //
-// liburcu synchronises with instructions that ThreadSanitizer cannot see; the annotations here tell it
-// what synchronize() orders.
+// liburcu synchronises with instructions that ThreadSanitizer cannot see; the annotations here tell
+// it what synchronize() orders.
 #pragma once
 
 #if !defined(__SANITIZE_ADDRESS__)

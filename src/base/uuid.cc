@@ -39,8 +39,10 @@ Uuid Uuid::random() {
   if (getrandom(uuid.bytes_.data(), uuid.bytes_.size(), 0) != 16) {
     throw std::runtime_error("getrandom() failed");
   }
-  uuid.bytes_[6] = static_cast<std::uint8_t>((uuid.bytes_[6] & 0x0f) | 0x40);  // RFC 4122: version 4
-  uuid.bytes_[8] = static_cast<std::uint8_t>((uuid.bytes_[8] & 0x3f) | 0x80);  // RFC 4122: variant 1
+  uuid.bytes_[6] =
+      static_cast<std::uint8_t>((uuid.bytes_[6] & 0x0f) | 0x40);  // RFC 4122: version 4
+  uuid.bytes_[8] =
+      static_cast<std::uint8_t>((uuid.bytes_[8] & 0x3f) | 0x80);  // RFC 4122: variant 1
   return uuid;
 }
 

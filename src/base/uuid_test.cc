@@ -13,9 +13,10 @@ TEST(Uuid, RoundTripsInLowerCase) {
 }
 
 TEST(Uuid, RefusesWhatIsNotOne) {
-  for (const char* text : {"", "83b8f4f2-509f-382f-3c1e-e6bfe0fa100", "83b8f4f2-509f-382f-3c1e-e6bfe0fa10011",
-                           "83b8f4f2x509f-382f-3c1e-e6bfe0fa1001", "83b8f4f2-509f-382f-3c1e-e6bfe0fa100g",
-                           "83b8f4f25-09f-382f-3c1e-e6bfe0fa1001"}) {
+  for (const char* text :
+       {"", "83b8f4f2-509f-382f-3c1e-e6bfe0fa100", "83b8f4f2-509f-382f-3c1e-e6bfe0fa10011",
+        "83b8f4f2x509f-382f-3c1e-e6bfe0fa1001", "83b8f4f2-509f-382f-3c1e-e6bfe0fa100g",
+        "83b8f4f25-09f-382f-3c1e-e6bfe0fa1001"}) {
     EXPECT_EQ(Uuid::parse(text), fail(EINVAL)) << text;
   }
 }

@@ -27,14 +27,16 @@ Status map_dma(vfio::Container& container, std::uint64_t iova, void* memory, std
   std::uint32_t flags = 0;
   if (vfio::allows(prot, vfio::Prot::read)) flags |= VFIO_DMA_MAP_FLAG_READ;
   if (vfio::allows(prot, vfio::Prot::write)) flags |= VFIO_DMA_MAP_FLAG_WRITE;
-  return (*type1)->map({.iova = iova,
-                        .vaddr = reinterpret_cast<std::uint64_t>(memory),
-                        .size = size,
-                        .flags = flags},
-                       {.space = memory::this_process(), .lock_cap = memory::thread_can_lock_memory(gettid())});
+  return (*type1)->map(
+      {.iova = iova,
+       .vaddr = reinterpret_cast<std::uint64_t>(memory),
+       .size = size,
+       .flags = flags},
+      {.space = memory::this_process(), .lock_cap = memory::thread_can_lock_memory(gettid())});
 }
 
-Result<std::uint64_t> unmap_dma(vfio::Container& container, std::uint64_t iova, std::uint64_t size) {
+Result<std::uint64_t> unmap_dma(vfio::Container& container, std::uint64_t iova,
+                                std::uint64_t size) {
   const auto type1 = type1_of(container);
   if (!type1) return std::unexpected(type1.error());
   return (*type1)->unmap({.iova = iova, .size = size});

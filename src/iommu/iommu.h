@@ -1,5 +1,6 @@
 // What an IOMMU backend offers to VFIO (vfio_iommu_driver_ops). A backend is a Driver, of which the
-// host has one, and an Iommu for each container that chose it. type1 is one; each has its own folder.
+// host has one, and an Iommu for each container that chose it. type1 is one; each has its own
+// folder.
 #pragma once
 
 #include <atomic>
@@ -17,8 +18,8 @@ namespace uvfio::iommu {
 
 using vfio::Prot;
 
-// A container's IOMMU. Thread-safe. Its ioctls differ from backend to backend and are no part of this
-// interface: uapi/ knows them by the concrete class.
+// A container's IOMMU. Thread-safe. Its ioctls differ from backend to backend and are no part of
+// this interface: uapi/ knows them by the concrete class.
 class Iommu {
  public:
   virtual ~Iommu() = default;
@@ -34,11 +35,12 @@ class Iommu {
   virtual void register_device(vfio::DmaClient& client) { static_cast<void>(client); }
   virtual void unregister_device(vfio::DmaClient& client) { static_cast<void>(client); }
 
-  // Appends to `pins` what is needed to reach `pages` pages from `iova`; the pin is the caller's until
-  // unpin_pages. On failure nothing is pinned.
+  // Appends to `pins` what is needed to reach `pages` pages from `iova`; the pin is the caller's
+  // until unpin_pages. On failure nothing is pinned.
   [[nodiscard]] virtual Status pin_pages(std::uint64_t iova, std::uint64_t pages, Prot prot,
                                          vfio::PinnedPages& pins) {
-    static_cast<void>(iova), static_cast<void>(pages), static_cast<void>(prot), static_cast<void>(pins);
+    static_cast<void>(iova), static_cast<void>(pages), static_cast<void>(prot),
+        static_cast<void>(pins);
     return fail(ENOTTY);
   }
   virtual void unpin_pages(std::uint64_t iova, std::uint64_t pages) {
@@ -55,10 +57,11 @@ class Iommu {
     return fail(ENOTTY);
   }
 
-  // What the mapping at `iova` says, for an access of `size` bytes with `prot` (marks pages dirty where
-  // that is tracked). Called inside an RCU read-side section; the answer holds until the section ends,
-  // and beyond it for accesses within its `prot` as long as generation() has not changed. EINVAL: no
-  // mapping holds all of it. EPERM. EAGAIN: call resolve() outside of the section and try again.
+  // What the mapping at `iova` says, for an access of `size` bytes with `prot` (marks pages dirty
+  // where that is tracked). Called inside an RCU read-side section; the answer holds until the
+  // section ends, and beyond it for accesses within its `prot` as long as generation() has not
+  // changed. EINVAL: no mapping holds all of it. EPERM. EAGAIN: call resolve() outside of the
+  // section and try again.
   [[nodiscard]] virtual Result<vfio::Translation> translate(std::uint64_t iova, std::uint64_t size,
                                                             Prot prot) {
     static_cast<void>(iova), static_cast<void>(size), static_cast<void>(prot);

@@ -11,7 +11,9 @@ bool Driver::match(const Device& device) const { return &device.parent().driver(
 Parent::Parent(ParentInfo info, Driver& driver)
     : info_(std::move(info)), driver_(&driver), instances_left_(driver.max_instances()) {}
 
-std::string Parent::type_id(const Type& type) const { return info_.driver_name + "-" + type.sysfs_name; }
+std::string Parent::type_id(const Type& type) const {
+  return info_.driver_name + "-" + type.sysfs_name;
+}
 
 unsigned Parent::available_instances(const Type& type) const {
   return driver_->get_available(*this, type).value_or(instances_left_.load());
@@ -118,8 +120,8 @@ Status Bus::bind(const std::shared_ptr<Device>& device) {
   Driver* driver = nullptr;
   {
     const std::scoped_lock lock(list_mutex_);
-    const auto found =
-        std::ranges::find_if(drivers_, [&](const Driver* candidate) { return candidate->match(*device); });
+    const auto found = std::ranges::find_if(
+        drivers_, [&](const Driver* candidate) { return candidate->match(*device); });
     if (found == drivers_.end()) return fail(ENODEV);
     driver = *found;
   }
@@ -131,7 +133,8 @@ Status Bus::bind(const std::shared_ptr<Device>& device) {
   return {};
 }
 
-// Takes an inactive device off the bus (mdev_device_remove_common). Blocks until its users are gone.
+// Takes an inactive device off the bus (mdev_device_remove_common). Blocks until its users are
+// gone.
 void Bus::unbind(const std::shared_ptr<Device>& device) {
   if (listener_ != nullptr) listener_->device_removing(device);
   vfio_.unregister(device->vfio_device_);
@@ -155,7 +158,8 @@ Status Bus::remove(const std::shared_ptr<Device>& device) {
   return {};
 }
 
-Status Bus::store_create(const std::shared_ptr<Parent>& parent, const Type& type, std::string_view text) {
+Status Bus::store_create(const std::shared_ptr<Parent>& parent, const Type& type,
+                         std::string_view text) {
   constexpr std::size_t kUuidLength = 36;
   if (text.size() != kUuidLength && text.size() != kUuidLength + 1) return fail(EINVAL);
   const auto uuid = Uuid::parse(text.substr(0, kUuidLength));

@@ -32,7 +32,8 @@ class BusTest : public ::testing::Test {
 };
 
 TEST_F(BusTest, Registration) {
-  EXPECT_EQ(bus_.register_parent({.name = "card", .types = {{"1", "One"}}}, driver_).error(), Errno{EINVAL});
+  EXPECT_EQ(bus_.register_parent({.name = "card", .types = {{"1", "One"}}}, driver_).error(),
+            Errno{EINVAL});
   ASSERT_TRUE(bus_.register_driver(driver_));
   EXPECT_EQ(bus_.register_driver(driver_), fail(EEXIST));
   EXPECT_EQ(bus_.register_parent({.name = "card"}, driver_).error(), Errno{EINVAL}) << "no types";

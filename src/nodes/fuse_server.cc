@@ -141,6 +141,7 @@ class FuseServer::Impl {
 
   std::string start();
 
+  void watch_closes(const char* path) { workers_->closes().add(mount_.root, path); }
   Result<std::shared_ptr<OpenNode>> identify(const Fd& fd);
   [[nodiscard]] bool owns(const Fd& fd) const;
 
@@ -169,6 +170,7 @@ class FuseServer::Impl {
   void read(fuse_req_t request, fuse_ino_t, std::size_t size, off_t offset, fuse_file_info* file);
   void write(fuse_req_t request, fuse_ino_t, const char* data, std::size_t size, off_t offset,
              fuse_file_info* file);
+  void fsync(fuse_req_t request, fuse_ino_t, int, fuse_file_info* file);
   void release(fuse_req_t request, fuse_ino_t, fuse_file_info* file);
   void opendir(fuse_req_t request, fuse_ino_t number, fuse_file_info* file);
   void readdir(fuse_req_t request, fuse_ino_t, std::size_t size, off_t offset,
@@ -296,6 +298,7 @@ std::string FuseServer::Impl::start() {
   ops.open = Entry<&Impl::open>::call;
   ops.read = Entry<&Impl::read>::call;
   ops.write = Entry<&Impl::write>::call;
+  ops.fsync = Entry<&Impl::fsync>::call;
   ops.release = Entry<&Impl::release>::call;
   ops.opendir = Entry<&Impl::opendir>::call;
   ops.readdir = Entry<&Impl::readdir>::call;
@@ -462,6 +465,11 @@ void FuseServer::Impl::setattr(fuse_req_t request, fuse_ino_t number, struct sta
     fuse_reply_err(request, ENOENT);
     return;
   }
+  // O_TRUNC does not come here (FUSE_CAP_ATOMIC_O_TRUNC), so this is truncate(2).
+  if ((to_set & FUSE_SET_ATTR_SIZE) != 0 && node->kind() == Kind::device) {
+    fuse_reply_err(request, EINVAL);
+    return;
+  }
   if ((to_set & FUSE_SET_ATTR_MODE) != 0) {
     node->set_mode(attributes->st_mode);
   }
@@ -471,7 +479,7 @@ void FuseServer::Impl::setattr(fuse_req_t request, fuse_ino_t number, struct sta
   if ((to_set & FUSE_SET_ATTR_GID) != 0) {
     node->set_gid(attributes->st_gid);
   }
-  // Sizes and times are accepted and do nothing, as in sysfs: `echo 1 > attribute` truncates first.
+  // Sizes of attributes, and times, are accepted and do nothing, as in sysfs.
   const struct stat info = stat_of(*node);
   fuse_reply_attr(request, &info, 0);
 }
@@ -531,7 +539,8 @@ void FuseServer::Impl::open(fuse_req_t request, fuse_ino_t number, fuse_file_inf
     } else {
       reply_open(request,
                  std::make_shared<AttributeHandle>(std::static_pointer_cast<AttributeNode>(node)),
-                 FOPEN_DIRECT_IO | FOPEN_NOFLUSH, 0);
+                 // Parallel: a second writer to `remove` must not wait for the first.
+                 FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES | FOPEN_NOFLUSH, 0);
     }
     return;
   }
@@ -595,9 +604,9 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
     finish(target.write(static_cast<std::uint64_t>(offset), bytes));
     return;
   }
-  const auto task = [finish, handle = target.shared_from_this(), offset,
-                     channel = workers_->channel(),
-                     copy = std::vector<std::byte>(bytes.begin(), bytes.end())] {
+  Lanes::Task task = [finish, handle = target.shared_from_this(), offset,
+                      channel = workers_->channel(),
+                      copy = std::vector<std::byte>(bytes.begin(), bytes.end())]() mutable {
     const WorkerPool::Borrow borrow(channel);
     Result<std::size_t> done = fail(EIO);
     try {
@@ -605,11 +614,17 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
     } catch (const std::exception& error) {
       spdlog::error("nodes: a write failed: {}", error.what());
     }
+    handle.reset();
     finish(done);
   };
-  if (!lanes_.detach(task)) {
+  if (!lanes_.detach(std::move(task))) {
     fuse_reply_err(request, EAGAIN);
   }
+}
+
+// The VFS has it that files without an fsync method fail, which VFIO's are.
+void FuseServer::Impl::fsync(fuse_req_t request, fuse_ino_t, int, fuse_file_info* file) {
+  fuse_reply_err(request, handle(file).node() != nullptr ? EINVAL : 0);
 }
 
 void FuseServer::Impl::release(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
@@ -691,8 +706,10 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     reply(request, node->ioctl(thread, command, number));
     return;
   }
-  const auto task = [this, request, thread, command, number, handle = target.shared_from_this(),
-                     channel = workers_->channel()] {
+  // The reply lets the client run on, and what it closes then has to be closed: so nothing of its file
+  // may be held any longer at that moment, not even by the task.
+  Lanes::Task task = [request, thread, command, number, handle = target.shared_from_this(),
+                      channel = workers_->channel()]() mutable {
     const WorkerPool::Borrow borrow(channel);
     Result<int> result = fail(EIO);
     try {
@@ -700,9 +717,10 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     } catch (const std::exception& error) {
       spdlog::error("nodes: a request failed: {}", error.what());
     }
+    handle.reset();
     reply(request, result);
   };
-  if (!lanes_.resolve(task)) {
+  if (!lanes_.resolve(std::move(task))) {
     fuse_reply_err(request, EAGAIN);
   }
 }
@@ -752,6 +770,7 @@ const Fd& FuseServer::root() const { return impl_->mount_.root; }
 Passthrough& FuseServer::passthrough() { return impl_->passthrough_; }
 Result<std::shared_ptr<OpenNode>> FuseServer::identify(const Fd& fd) { return impl_->identify(fd); }
 bool FuseServer::owns(const Fd& fd) const { return impl_->owns(fd); }
+void FuseServer::watch_closes(const char* path) { impl_->watch_closes(path); }
 void FuseServer::close_later(Fd fd) {
   // Once the resolver has stopped, so have the workers that could be kept waiting.
   static_cast<void>(impl_->lanes_.resolve([held = std::make_shared<Fd>(std::move(fd))] {}));

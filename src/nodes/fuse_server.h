@@ -34,6 +34,10 @@ class FuseServer {
   // Backing files for DeviceNode::Traits::backing.
   [[nodiscard]] Passthrough& passthrough();
 
+  // Says that the device nodes in directory `path` are closed by clients: what is `settled` is quick
+  // as long as nothing there was. Once for each such directory, before the first client.
+  void watch_closes(const char* path);
+
   // The open behind `fd`, a descriptor of this process. EBADF: not open, or O_PATH. EBADFD: not a
   // device node of ours. Not for threads that serve requests, except those whose OpenNode
   // asks_back.

@@ -49,7 +49,7 @@ class Probe : public OpenNode {
       case kFail:
         return fail(static_cast<int>(arg));
       case kAsk:
-        return on_ask(thread, arg);
+        return ask(thread, arg);
       case kWait:
         while (!go) std::this_thread::sleep_for(1ms);
         return 0;
@@ -59,13 +59,28 @@ class Probe : public OpenNode {
   }
   bool asks_back(std::uint32_t command) const override { return command == kAsk; }
 
-  std::function<Result<int>(pid_t, std::uint64_t)> on_ask;
+  using Ask = std::function<Result<int>(pid_t, std::uint64_t)>;
+  void set_on_ask(Ask on_ask) {
+    const std::lock_guard lock(mutex_);
+    on_ask_ = std::move(on_ask);
+  }
   std::atomic<std::uint64_t> last_position{0};
   std::atomic<std::size_t> last_size{0};
   std::atomic<bool> go{false};
 
  private:
+  Result<int> ask(pid_t thread, std::uint64_t arg) {
+    Ask on_ask;
+    {
+      const std::lock_guard lock(mutex_);
+      on_ask = on_ask_;
+    }
+    return on_ask(thread, arg);
+  }
+
   std::atomic<int>& open_;
+  std::mutex mutex_;
+  Ask on_ask_;
 };
 
 class FuseServerTest : public testing::Test {
@@ -85,7 +100,8 @@ class FuseServerTest : public testing::Test {
         ->add_device(name, traits,
                      [this](pid_t, int) -> Result<std::shared_ptr<OpenNode>> {
                        auto probe = std::make_shared<Probe>(open_count_);
-                       last_ = probe;
+                       const std::lock_guard lock(mutex_);
+                       last_held_ = probe;
                        return probe;
                      })
         .value();
@@ -96,11 +112,29 @@ class FuseServerTest : public testing::Test {
                               .mode = mode,
                               .show = [this]() -> Result<std::string> { return fmt_count(); },
                               .store = [this](std::string_view text) -> Status {
-                                stored_ = text;
-                                if (on_store_) return on_store_();
-                                return {};
+                                std::function<Status()> action;
+                                {
+                                  const std::lock_guard lock(mutex_);
+                                  stored_ = text;
+                                  action = on_store_;
+                                }
+                                return action ? action() : Status();
                               }},
                              slow));
+  }
+  // What the server's threads leave for the test: the kernel puts it in order, but a tool that
+  // looks for races cannot know.
+  std::shared_ptr<Probe> last() {
+    const std::lock_guard lock(mutex_);
+    return last_held_.lock();
+  }
+  std::string stored() {
+    const std::lock_guard lock(mutex_);
+    return stored_;
+  }
+  void on_store(std::function<Status()> action) {
+    const std::lock_guard lock(mutex_);
+    on_store_ = std::move(action);
   }
   std::string fmt_count() { return "shown " + std::to_string(++shows_) + "\n"; }
   void wait_for_closes() {
@@ -108,10 +142,10 @@ class FuseServerTest : public testing::Test {
     EXPECT_EQ(open_count_, 0);
   }
 
+  std::mutex mutex_;
   std::shared_ptr<Directory> root_ = Directory::make_root();
   std::atomic<int> open_count_{0};
-  std::shared_ptr<Probe> last_held_;
-  std::weak_ptr<Probe> last_;
+  std::weak_ptr<Probe> last_held_;
   std::atomic<int> shows_{0};
   std::string stored_;
   std::function<Status()> on_store_;
@@ -174,11 +208,11 @@ TEST_F(FuseServerTest, AttributesAreLikeThoseOfSysfs) {
   const Fd writer = open("wo", O_WRONLY | O_CREAT | O_TRUNC);
   ASSERT_TRUE(writer);
   EXPECT_EQ(write(writer.get(), "one\n", 4), 4);
-  EXPECT_EQ(stored_, "one\n");
+  EXPECT_EQ(stored(), "one\n");
   const std::string big(5000, 'x');
   EXPECT_EQ(write(writer.get(), big.data(), big.size()), 4096);
-  EXPECT_EQ(stored_.size(), 4096u);
-  on_store_ = []() -> Status { return fail(EEXIST); };
+  EXPECT_EQ(stored().size(), 4096u);
+  on_store([]() -> Status { return fail(EEXIST); });
   EXPECT_EQ(write(writer.get(), "x", 1), -1);
   EXPECT_EQ(errno, EEXIST);
 
@@ -217,12 +251,12 @@ TEST_F(FuseServerTest, DeviceRequestsReachTheNode) {
   for (std::size_t i = 0; i < data.size(); i += 4093) {
     ASSERT_EQ(data[i], static_cast<unsigned char>(5 + i));
   }
-  const off_t last = std::numeric_limits<off_t>::max() - 8;
-  EXPECT_EQ(pread(fd.get(), data.data(), 4, last), 4);
-  EXPECT_EQ(last_.lock()->last_position, static_cast<std::uint64_t>(last));
+  const off_t end = std::numeric_limits<off_t>::max() - 8;
+  EXPECT_EQ(pread(fd.get(), data.data(), 4, end), 4);
+  EXPECT_EQ(last()->last_position, static_cast<std::uint64_t>(end));
   EXPECT_EQ(pwrite(fd.get(), data.data(), 16, far), 16);
-  EXPECT_EQ(last_.lock()->last_position, static_cast<std::uint64_t>(far));
-  EXPECT_EQ(last_.lock()->last_size, 16u);
+  EXPECT_EQ(last()->last_position, static_cast<std::uint64_t>(far));
+  EXPECT_EQ(last()->last_size, 16u);
   EXPECT_EQ(pwrite(fd.get(), data.data(), data.size(), far), static_cast<ssize_t>(data.size()));
 
   const Fd copy(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
@@ -283,11 +317,11 @@ TEST_F(FuseServerTest, BlockedRequestsHoldNobodyUp) {
   add_probe("dev");
   std::latch entered(1);
   std::atomic<bool> go{false};
-  on_store_ = [&]() -> Status {
+  on_store([&]() -> Status {
     entered.count_down();
     while (!go) std::this_thread::sleep_for(1ms);
     return {};
-  };
+  });
   add_attribute("remove", 0200, true);
   std::thread writer([&] {
     const Fd fd = open("remove", O_WRONLY);
@@ -300,7 +334,7 @@ TEST_F(FuseServerTest, BlockedRequestsHoldNobodyUp) {
   std::vector<std::thread> waiting;
   for (int i = 0; i < 20; ++i) {
     fds.push_back(open("dev"));
-    probes.push_back(last_.lock());
+    probes.push_back(last());
   }
   for (int i = 0; i < 20; ++i) {
     waiting.emplace_back([fd = fds[i].get()] { EXPECT_EQ(ioctl(fd, kWait, 0), 0); });
@@ -320,7 +354,7 @@ TEST_F(FuseServerTest, TellsWhatAFileIs) {
   ASSERT_TRUE(fd);
   const auto node = server_->identify(fd);
   ASSERT_TRUE(node);
-  EXPECT_EQ(*node, last_.lock());
+  EXPECT_EQ(*node, last());
   EXPECT_TRUE(server_->owns(fd));
   EXPECT_EQ(server_->identify(open("rw")).error(), Errno{EBADFD});
   EXPECT_EQ(server_->identify(Fd(::open("/dev/null", O_RDWR))).error(), Errno{EBADFD});
@@ -343,12 +377,14 @@ TEST_F(FuseServerTest, QuestionsDuringRequestsNeverBlock) {
       const Fd fd = open("dev");
       const auto node = server_->identify(fd);
       ASSERT_TRUE(node);
-      static_cast<Probe&>(**node).on_ask = [&](pid_t, std::uint64_t arg) -> Result<int> {
+      auto& probe = static_cast<Probe&>(**node);
+      const auto on_ask = [&](pid_t, std::uint64_t arg) -> Result<int> {
         const Fd copy(fcntl(static_cast<int>(arg), F_DUPFD_CLOEXEC, 0));
         const auto same = server_->identify(copy);
         if (same && *same == *node) ++right;
         return 0;
       };
+      probe.set_on_ask(on_ask);
       for (int i = 0; i < 50; ++i) EXPECT_EQ(ioctl(fd.get(), kAsk, fd.get()), 0);
     });
   }
@@ -398,7 +434,7 @@ TEST_F(FuseServerTest, InterruptedClientsGetTheirAnswer) {
     pthread_kill(id, SIGUSR1);
     std::this_thread::sleep_for(5ms);
   }
-  last_.lock()->go = true;
+  last()->go = true;
   client.join();
   sigaction(SIGUSR1, &previous, nullptr);
   EXPECT_EQ(ioctl(fd.get(), kEcho, 1), 1);

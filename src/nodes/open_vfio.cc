@@ -20,9 +20,8 @@ bool OpenGroup::asks_back(std::uint32_t command) const {
   return command == VFIO_GROUP_SET_CONTAINER;
 }
 
-bool OpenGroup::settled(std::uint32_t command) const {
-  return command == VFIO_GROUP_SET_CONTAINER || command == VFIO_GROUP_UNSET_CONTAINER;
-}
+// Every answer but one depends on which groups are still open.
+bool OpenContainer::settled(std::uint32_t command) const { return command != VFIO_GET_API_VERSION; }
 
 Result<std::size_t> OpenDevice::read(std::uint64_t position, std::span<std::byte> data) {
   return device_->ops().read(position, data);

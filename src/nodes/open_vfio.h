@@ -15,6 +15,7 @@ class OpenContainer final : public OpenNode {
       : clients_(clients), container_(std::move(container)) {}
   [[nodiscard]] const std::shared_ptr<vfio::Container>& container() const { return container_; }
   Result<int> ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) override;
+  bool settled(std::uint32_t command) const override;
 
  private:
   Clients& clients_;
@@ -30,7 +31,7 @@ class OpenGroup final : public OpenNode {
   // SET_CONTAINER names another of our files.
   bool asks_back(std::uint32_t command) const override;
   // A group's container may be in use by devices that were just closed.
-  bool settled(std::uint32_t command) const override;
+  bool settled(std::uint32_t) const override { return true; }
 
  private:
   Clients& clients_;

@@ -20,6 +20,8 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
         devfs_(host.vfio(), clients_, tree->make_path("dev/vfio").value()),
         sysfs_(host, tree->make_path("sys").value()),
         device_files_(clients_, tree->add_directory(".open", 0700).value()) {
+    fuse_->watch_closes("dev/vfio");
+    fuse_->watch_closes(".open");
     host_.vfio().set_listener(this);
     host_.mdev().set_listener(this);
     // What was there before us. Both sides take being told twice.

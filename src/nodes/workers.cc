@@ -10,6 +10,7 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <string_view>
 #include <system_error>
 #include <thread>
@@ -199,6 +200,10 @@ void WorkerPool::stop(const std::function<bool()>& send_pill) {
 }
 
 void WorkerPool::settle() {
+  if (!closes_.may_have_closed()) {
+    return;
+  }
+  const CloseWatch::Wait wait(closes_);
   const auto give_up = std::chrono::steady_clock::now() + kSettleLimit;
   // Requests are read in the order in which they were queued. So a RELEASE that precedes the
   // current request has been read; its worker is either serving it (odd stamp), or on the way
@@ -209,15 +214,23 @@ void WorkerPool::settle() {
     workers = workers_;
   }
   for (const auto& worker : workers) {
-    const std::uint64_t stamp = worker->stamp.load(std::memory_order_acquire);
     if (worker.get() == this_worker) {
       continue;
     }
+    std::optional<std::uint64_t> release;  // stamp of the RELEASE that is waited for
     auto pause = std::chrono::microseconds(5);
-    while (worker->stamp.load(std::memory_order_acquire) == stamp) {
-      const bool serving = stamp % 2 == 1;
-      if (serving ? !worker->releasing.load(std::memory_order_relaxed) : worker->asleep()) {
+    for (;;) {
+      const std::uint64_t stamp = worker->stamp.load(std::memory_order_acquire);
+      if (release && stamp != *release) {
         break;
+      }
+      if (stamp % 2 == 1) {
+        if (!worker->releasing.load(std::memory_order_relaxed)) {
+          break;
+        }
+        release = stamp;
+      } else if (worker->asleep() && worker->stamp.load(std::memory_order_acquire) == stamp) {
+        break;  // in read(2), not in a lock of a handler: the stamp was the same before and after
       }
       if (std::chrono::steady_clock::now() > give_up) {
         spdlog::warn("nodes: a device takes more than {} s to close", kSettleLimit.count());

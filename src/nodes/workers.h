@@ -12,6 +12,7 @@
 #include <mutex>
 #include <vector>
 
+#include "nodes/close_watch.h"
 #include "uvfio/fd.h"
 
 struct fuse_session;
@@ -63,8 +64,10 @@ class WorkerPool {
     std::shared_ptr<Channel> previous_;
   };
 
-  // Must not be called while serving a RELEASE. Takes some microseconds for each idle worker.
+  // Must not be called while serving a RELEASE. Cheap unless somebody has closed a file meanwhile; then it
+  // takes some microseconds for each idle worker.
   void settle();
+  [[nodiscard]] CloseWatch& closes() { return closes_; }
 
  private:
   struct Worker;
@@ -77,6 +80,7 @@ class WorkerPool {
   const std::shared_ptr<Channel> main_;
   const unsigned max_threads_;
 
+  CloseWatch closes_;
   std::atomic<int> idle_{0};
 
   std::mutex mutex_;

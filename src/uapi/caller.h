@@ -11,7 +11,8 @@
 
 namespace uvfio::uapi {
 
-// The kernel's `current`, for the length of one request. Used by the thread that serves the request.
+// The kernel's `current`, for the length of one request. Used by the thread that serves the
+// request.
 class Caller : public vfio::FdSource {
  public:
   // copy_from_user, copy_to_user: all or EFAULT (part of it may have been copied).
@@ -30,8 +31,8 @@ class Caller : public vfio::FdSource {
   // Does mmap on a device's descriptor work? If not, regions do not claim it.
   [[nodiscard]] virtual bool can_mmap() const = 0;
 
-  // Gives the client a new descriptor (O_CLOEXEC) and returns its number. EMFILE; EOPNOTSUPP where the
-  // door has no way to do so.
+  // Gives the client a new descriptor (O_CLOEXEC) and returns its number. EMFILE; EOPNOTSUPP where
+  // the door has no way to do so.
   [[nodiscard]] virtual Result<int> install(std::shared_ptr<vfio::DeviceFile> file) = 0;
   [[nodiscard]] virtual Result<int> install(std::shared_ptr<vfio::MigrationStream> stream,
                                             bool readable) = 0;

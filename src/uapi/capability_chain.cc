@@ -4,7 +4,8 @@
 
 namespace uvfio::uapi {
 
-void CapabilityChain::add(std::uint16_t id, std::uint16_t version, std::span<const std::byte> payload) {
+void CapabilityChain::add(std::uint16_t id, std::uint16_t version,
+                          std::span<const std::byte> payload) {
   const std::size_t start = bytes_.size();
   starts_.push_back(start);
   bytes_.resize((start + sizeof(vfio_info_cap_header) + payload.size() + 7) & ~std::size_t{7});

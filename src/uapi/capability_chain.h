@@ -18,13 +18,15 @@ class CapabilityChain {
   template <typename T>
   void add_struct(std::uint16_t id, std::uint16_t version, const T& capability) {
     static_assert(std::is_trivially_copyable_v<T>);
-    add(id, version, std::as_bytes(std::span(&capability, 1)).subspan(sizeof(vfio_info_cap_header)));
+    add(id, version,
+        std::as_bytes(std::span(&capability, 1)).subspan(sizeof(vfio_info_cap_header)));
   }
 
-  // Puts the chain behind `info`, which lies at `user`, if its argsz leaves room; otherwise argsz becomes
-  // what is needed. EFAULT. An empty chain changes nothing.
+  // Puts the chain behind `info`, which lies at `user`, if its argsz leaves room; otherwise argsz
+  // becomes what is needed. EFAULT. An empty chain changes nothing.
   template <typename Info>
-  [[nodiscard]] Status attach_to(Caller& caller, std::uint64_t user, Info& info, std::uint32_t caps_flag) {
+  [[nodiscard]] Status attach_to(Caller& caller, std::uint64_t user, Info& info,
+                                 std::uint32_t caps_flag) {
     if (bytes_.empty()) return {};
     info.flags |= caps_flag;
     info.cap_offset = 0;

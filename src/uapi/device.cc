@@ -56,7 +56,8 @@ Result<int> get_irq_info(vfio::DeviceOps& device, Caller& caller, std::uint64_t 
 
 }  // namespace
 
-Result<int> device_ioctl(vfio::DeviceFile& device, Caller& caller, std::uint32_t command, std::uint64_t arg) {
+Result<int> device_ioctl(vfio::DeviceFile& device, Caller& caller, std::uint32_t command,
+                         std::uint64_t arg) {
   vfio::DeviceOps& ops = device.ops();
   switch (command) {
     case VFIO_DEVICE_GET_INFO:

@@ -23,7 +23,8 @@ struct FeatureCall {
 
   [[nodiscard]] bool is(std::uint32_t flag) const { return (flags & flag) != 0; }
 
-  // vfio_check_feature: true if the operation is to be done, false if it was only asked for (PROBE).
+  // vfio_check_feature: true if the operation is to be done, false if it was only asked for
+  // (PROBE).
   [[nodiscard]] Result<bool> check(std::uint32_t operations, std::size_t size) const {
     constexpr std::uint32_t kOperations = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
     if ((flags & kOperations & ~operations) != 0) return fail(EINVAL);
@@ -55,28 +56,31 @@ Result<int> device_state(const FeatureCall& call) {
   vfio::Migration* migration = call.device.migration();
   if (migration == nullptr) return fail(ENOTTY);
   using State = vfio_device_feature_mig_state;
-  return call.run(VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET, sizeof(State), [&]() -> Result<int> {
-    State state{};
-    if (auto copied = copy_struct_in(call.caller, call.payload, state); !copied) {
-      return std::unexpected(copied.error());
-    }
-    const std::uint32_t wanted = state.device_state;
-    state.data_fd = -1;
-    if (call.is(VFIO_DEVICE_FEATURE_GET)) {
-      state.device_state = vfio::get_state(*migration);
-      return copy_struct_out(call.caller, call.payload, state);
-    }
-    auto stream = vfio::set_state(*migration, wanted);
-    // Whatever came of it, the struct goes back; and it has to fit before a descriptor is given away.
-    auto copied = copy_struct_out(call.caller, call.payload, state);
-    if (!copied) return copied;
-    if (!stream) return std::unexpected(stream.error());
-    if (!*stream) return 0;
-    const auto fd = call.caller.install(std::move(*stream), wanted != VFIO_DEVICE_STATE_RESUMING);
-    if (!fd) return std::unexpected(fd.error());
-    state.data_fd = *fd;
-    return copy_struct_out(call.caller, call.payload, state);
-  });
+  return call.run(
+      VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET, sizeof(State), [&]() -> Result<int> {
+        State state{};
+        if (auto copied = copy_struct_in(call.caller, call.payload, state); !copied) {
+          return std::unexpected(copied.error());
+        }
+        const std::uint32_t wanted = state.device_state;
+        state.data_fd = -1;
+        if (call.is(VFIO_DEVICE_FEATURE_GET)) {
+          state.device_state = vfio::get_state(*migration);
+          return copy_struct_out(call.caller, call.payload, state);
+        }
+        auto stream = vfio::set_state(*migration, wanted);
+        // Whatever came of it, the struct goes back; and it has to fit before a descriptor is given
+        // away.
+        auto copied = copy_struct_out(call.caller, call.payload, state);
+        if (!copied) return copied;
+        if (!stream) return std::unexpected(stream.error());
+        if (!*stream) return 0;
+        const auto fd =
+            call.caller.install(std::move(*stream), wanted != VFIO_DEVICE_STATE_RESUMING);
+        if (!fd) return std::unexpected(fd.error());
+        state.data_fd = *fd;
+        return copy_struct_out(call.caller, call.payload, state);
+      });
 }
 
 Result<int> data_size(const FeatureCall& call) {
@@ -92,7 +96,8 @@ Result<int> data_size(const FeatureCall& call) {
 
 Result<int> precopy_info_v2(const FeatureCall& call) {
   const vfio::Migration* migration = call.device.migration();
-  if (migration == nullptr || (migration->flags() & VFIO_MIGRATION_PRE_COPY) == 0) return fail(EINVAL);
+  if (migration == nullptr || (migration->flags() & VFIO_MIGRATION_PRE_COPY) == 0)
+    return fail(EINVAL);
   return call.run(VFIO_DEVICE_FEATURE_SET, 0, [&] {
     *migration->precopy_info_v2() = true;
     return 0;
@@ -113,9 +118,11 @@ Result<std::vector<vfio::DmaLogging::Range>> copy_ranges_in(
     }
     if (((range.iova | range.length) & (control.page_size - 1)) != 0) return fail(EINVAL);
     if (range.iova + range.length < range.iova) return fail(EOVERFLOW);
-    // In terms of first and last byte, as the kernel's interval tree: an empty range at 0 covers everything.
+    // In terms of first and last byte, as the kernel's interval tree: an empty range at 0 covers
+    // everything.
     const bool overlaps = std::ranges::any_of(ranges, [&](const auto& other) {
-      return range.iova <= other.iova + other.length - 1 && other.iova <= range.iova + range.length - 1;
+      return range.iova <= other.iova + other.length - 1 &&
+             other.iova <= range.iova + range.length - 1;
     });
     if (overlaps) return fail(EINVAL);
     ranges.push_back({.iova = range.iova, .length = range.length});
@@ -150,7 +157,8 @@ Result<int> dma_logging_stop(const FeatureCall& call) {
 }
 
 // Sets bits [first, first + count) of the client's bitmap.
-Status set_user_bits(Caller& caller, std::uint64_t bitmap, std::uint64_t first, std::uint64_t count) {
+Status set_user_bits(Caller& caller, std::uint64_t bitmap, std::uint64_t first,
+                     std::uint64_t count) {
   while (count != 0) {
     const std::uint64_t at = bitmap + first / 64 * sizeof(std::uint64_t);
     const std::uint64_t run = std::min<std::uint64_t>(count, 64 - first % 64);
@@ -160,7 +168,8 @@ Status set_user_bits(Caller& caller, std::uint64_t bitmap, std::uint64_t first, 
     }
     const std::uint64_t ones = run == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << run) - 1;
     word |= ones << first % 64;
-    if (auto copied = copy_struct_out(caller, at, word); !copied) return std::unexpected(copied.error());
+    if (auto copied = copy_struct_out(caller, at, word); !copied)
+      return std::unexpected(copied.error());
     first += run;
     count -= run;
   }
@@ -180,7 +189,8 @@ Result<int> dma_logging_report(const FeatureCall& call) {
     if (page_size < memory::kPageSize || !std::has_single_bit(page_size)) return fail(EINVAL);
     if (report.iova + report.length < report.iova) return fail(EOVERFLOW);
     const auto mark = [&](std::uint64_t iova, std::uint64_t length) -> Status {
-      if (length == 0 || iova < report.iova || iova + length > report.iova + report.length) return {};
+      if (length == 0 || iova < report.iova || iova + length > report.iova + report.length)
+        return {};
       const std::uint64_t first = (iova - report.iova) / page_size;
       const std::uint64_t last = (iova + (length - 1) - report.iova) / page_size;
       return set_user_bits(call.caller, report.bitmap, first, last - first + 1);
@@ -193,13 +203,16 @@ Result<int> dma_logging_report(const FeatureCall& call) {
 
 Result<int> device_feature(vfio::DeviceOps& device, Caller& caller, std::uint64_t arg) {
   constexpr std::uint32_t kOperations = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
-  constexpr std::uint32_t kFlags = VFIO_DEVICE_FEATURE_MASK | kOperations | VFIO_DEVICE_FEATURE_PROBE;
+  constexpr std::uint32_t kFlags =
+      VFIO_DEVICE_FEATURE_MASK | kOperations | VFIO_DEVICE_FEATURE_PROBE;
   vfio_device_feature header{};
-  if (auto copied = copy_sized_struct_in(caller, arg, header, sizeof(vfio_device_feature)); !copied) {
+  if (auto copied = copy_sized_struct_in(caller, arg, header, sizeof(vfio_device_feature));
+      !copied) {
     return std::unexpected(copied.error());
   }
   if ((header.flags & ~kFlags) != 0) return fail(EINVAL);
-  if ((header.flags & VFIO_DEVICE_FEATURE_PROBE) == 0 && (header.flags & kOperations) == kOperations) {
+  if ((header.flags & VFIO_DEVICE_FEATURE_PROBE) == 0 &&
+      (header.flags & kOperations) == kOperations) {
     return fail(EINVAL);
   }
   const FeatureCall call{.device = device,
@@ -236,7 +249,8 @@ Result<int> migration_ioctl(vfio::MigrationStream& stream, Caller& caller, std::
   }
   const auto answer = stream.precopy_info();
   if (!answer) return std::unexpected(answer.error());
-  if (stream.precopy_info_v2 && *stream.precopy_info_v2) info.flags = 0;  // version 1 leaves them alone
+  if (stream.precopy_info_v2 && *stream.precopy_info_v2)
+    info.flags = 0;  // version 1 leaves them alone
   info.initial_bytes = answer->initial_bytes;
   info.dirty_bytes = answer->dirty_bytes;
   return copy_struct_out(caller, arg, info);

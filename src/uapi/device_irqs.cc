@@ -25,7 +25,8 @@ Result<int> device_set_irqs(vfio::DeviceOps& device, Caller& caller, std::uint64
   if (!limit) return std::unexpected(limit.error());
   if (header.start >= *limit || header.start + header.count > *limit) return fail(EINVAL);
 
-  vfio::IrqSet set{.flags = header.flags, .index = header.index, .start = header.start, .count = header.count};
+  vfio::IrqSet set{
+      .flags = header.flags, .index = header.index, .start = header.start, .count = header.count};
   std::size_t entry = 0;
   switch (set.data()) {
     case VFIO_IRQ_SET_DATA_NONE:
@@ -44,7 +45,8 @@ Result<int> device_set_irqs(vfio::DeviceOps& device, Caller& caller, std::uint64
   std::vector<std::int32_t> payload((size + sizeof(std::int32_t) - 1) / sizeof(std::int32_t));
   if (size != 0) {
     const auto bytes = std::as_writable_bytes(std::span(payload)).first(size);
-    if (auto copied = caller.copy_in(arg + kMinSize, bytes); !copied) return std::unexpected(copied.error());
+    if (auto copied = caller.copy_in(arg + kMinSize, bytes); !copied)
+      return std::unexpected(copied.error());
   }
   if (set.data() == VFIO_IRQ_SET_DATA_BOOL) {
     set.bools = {reinterpret_cast<const std::uint8_t*>(payload.data()), set.count};

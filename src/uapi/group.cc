@@ -21,7 +21,8 @@ Result<std::string> copy_string_in(Caller& caller, std::uint64_t user) {
     if (auto copied = caller.copy_in(at, std::as_writable_bytes(std::span(piece))); !copied) {
       return std::unexpected(copied.error());
     }
-    if (const auto end = piece.find('\0'); end != std::string::npos) return text.append(piece, 0, end);
+    if (const auto end = piece.find('\0'); end != std::string::npos)
+      return text.append(piece, 0, end);
     text += piece;
   }
   return fail(EINVAL);
@@ -48,7 +49,8 @@ Result<int> set_container(vfio::GroupFile& group, Caller& caller, std::uint64_t 
   return done(group.set_container(container.value_or(nullptr)));
 }
 
-Result<int> get_device_fd(const std::shared_ptr<vfio::GroupFile>& group, Caller& caller, std::uint64_t arg) {
+Result<int> get_device_fd(const std::shared_ptr<vfio::GroupFile>& group, Caller& caller,
+                          std::uint64_t arg) {
   const auto name = copy_string_in(caller, arg);
   if (!name) return std::unexpected(name.error());
   auto file = vfio::GroupFile::get_device(group, *name);
@@ -58,8 +60,8 @@ Result<int> get_device_fd(const std::shared_ptr<vfio::GroupFile>& group, Caller&
 
 }  // namespace
 
-Result<int> group_ioctl(const std::shared_ptr<vfio::GroupFile>& group, Caller& caller, std::uint32_t command,
-                        std::uint64_t arg) {
+Result<int> group_ioctl(const std::shared_ptr<vfio::GroupFile>& group, Caller& caller,
+                        std::uint32_t command, std::uint64_t arg) {
   switch (command) {
     case VFIO_GROUP_GET_STATUS:
       return get_status(*group, caller, arg);

@@ -10,11 +10,13 @@
 namespace uvfio::uapi {
 
 // The ioctls of a container whose IOMMU is type1.
-[[nodiscard]] Result<int> type1_ioctl(iommu::type1::Type1& iommu, Caller& caller, std::uint32_t command,
-                                      std::uint64_t arg);
+[[nodiscard]] Result<int> type1_ioctl(iommu::type1::Type1& iommu, Caller& caller,
+                                      std::uint32_t command, std::uint64_t arg);
 // VFIO_DEVICE_SET_IRQS.
-[[nodiscard]] Result<int> device_set_irqs(vfio::DeviceOps& device, Caller& caller, std::uint64_t arg);
+[[nodiscard]] Result<int> device_set_irqs(vfio::DeviceOps& device, Caller& caller,
+                                          std::uint64_t arg);
 // VFIO_DEVICE_FEATURE.
-[[nodiscard]] Result<int> device_feature(vfio::DeviceOps& device, Caller& caller, std::uint64_t arg);
+[[nodiscard]] Result<int> device_feature(vfio::DeviceOps& device, Caller& caller,
+                                         std::uint64_t arg);
 
 }  // namespace uvfio::uapi

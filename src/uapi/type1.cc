@@ -33,7 +33,8 @@ class CallerBitmap final : public iommu::type1::UserBitmap {
 
 // Is the client's bitmap a fit one for `size` bytes of IOVA? access_ok and verify_bitmap_size.
 Status check_bitmap(const vfio_bitmap& bitmap, std::uint64_t size) {
-  if (!is_user_range(reinterpret_cast<std::uint64_t>(bitmap.data), bitmap.size)) return fail(EINVAL);
+  if (!is_user_range(reinterpret_cast<std::uint64_t>(bitmap.data), bitmap.size))
+    return fail(EINVAL);
   if (bitmap.pgsize == 0) return fail(EINVAL);
   const std::uint64_t pages = size >> std::countr_zero(bitmap.pgsize);
   if (pages == 0 || bitmap.size == 0 || bitmap.size > DirtyBitmap::kMaxBytes) return fail(EINVAL);
@@ -54,11 +55,12 @@ Result<int> get_info(Type1& iommu, Caller& caller, std::uint64_t arg) {
 
   CapabilityChain chain;
   chain.add_struct(VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1,
-            vfio_iommu_type1_info_cap_migration{
-                .pgsize_bitmap = answer.page_sizes & (~answer.page_sizes + 1),
-                .max_dirty_bitmap_size = DirtyBitmap::kMaxBytes,
-            });
-  chain.add_struct(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, vfio_iommu_type1_info_dma_avail{.avail = answer.dma_avail});
+                   vfio_iommu_type1_info_cap_migration{
+                       .pgsize_bitmap = answer.page_sizes & (~answer.page_sizes + 1),
+                       .max_dirty_bitmap_size = DirtyBitmap::kMaxBytes,
+                   });
+  chain.add_struct(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1,
+                   vfio_iommu_type1_info_dma_avail{.avail = answer.dma_avail});
   if (auto attached = chain.attach_to(caller, arg, info, VFIO_IOMMU_INFO_CAPS); !attached) {
     return std::unexpected(attached.error());
   }
@@ -66,16 +68,20 @@ Result<int> get_info(Type1& iommu, Caller& caller, std::uint64_t arg) {
 }
 
 Result<int> map_dma(Type1& iommu, Caller& caller, std::uint64_t arg) {
-  constexpr std::uint32_t kFlags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE | VFIO_DMA_MAP_FLAG_VADDR;
+  constexpr std::uint32_t kFlags =
+      VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE | VFIO_DMA_MAP_FLAG_VADDR;
   vfio_iommu_type1_dma_map map{};
-  if (auto copied = copy_sized_struct_in(caller, arg, map, UVFIO_OFFSET_OF_END(vfio_iommu_type1_dma_map, size)); !copied) {
+  if (auto copied = copy_sized_struct_in(caller, arg, map,
+                                         UVFIO_OFFSET_OF_END(vfio_iommu_type1_dma_map, size));
+      !copied) {
     return std::unexpected(copied.error());
   }
   if ((map.flags & ~kFlags) != 0) return fail(EINVAL);
   auto space = caller.address_space();
   if (!space) return std::unexpected(space.error());
-  return done(iommu.map({.iova = map.iova, .vaddr = map.vaddr, .size = map.size, .flags = map.flags},
-                        {.space = std::move(*space), .lock_cap = caller.can_lock_memory()}));
+  return done(
+      iommu.map({.iova = map.iova, .vaddr = map.vaddr, .size = map.size, .flags = map.flags},
+                {.space = std::move(*space), .lock_cap = caller.can_lock_memory()}));
 }
 
 Result<int> unmap_dma(Type1& iommu, Caller& caller, std::uint64_t arg) {
@@ -110,7 +116,8 @@ Result<int> unmap_dma(Type1& iommu, Caller& caller, std::uint64_t arg) {
 
 Result<int> dirty_pages(Type1& iommu, Caller& caller, std::uint64_t arg) {
   constexpr std::size_t kMinSize = UVFIO_OFFSET_OF_END(vfio_iommu_type1_dirty_bitmap, flags);
-  constexpr std::uint32_t kFlags = VFIO_IOMMU_DIRTY_PAGES_FLAG_START | VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP |
+  constexpr std::uint32_t kFlags = VFIO_IOMMU_DIRTY_PAGES_FLAG_START |
+                                   VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP |
                                    VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP;
   if (!iommu.v2()) return fail(EACCES);
   vfio_iommu_type1_dirty_bitmap dirty{};

@@ -1,11 +1,11 @@
-#include <gtest/gtest.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <linux/vfio.h>
 
 #include "tests/support/arena_caller.h"
 #include "tests/support/fake_device.h"
-#include "uvfio/vfio_compat.h"
 #include "uvfio/host.h"
+#include "uvfio/vfio_compat.h"
 
 namespace uvfio::uapi {
 namespace {
@@ -94,14 +94,18 @@ TEST_F(UapiTest, SetContainer) {
 TEST_F(UapiTest, GetDeviceFd) {
   EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, kUnmapped), fail(EFAULT));
   EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, put_string("nobody")), fail(ENODEV));
-  EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, put_string(mdev_->name())), fail(EINVAL)) << "no container";
+  EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, put_string(mdev_->name())), fail(EINVAL))
+      << "no container";
   std::ranges::fill(caller_.arena, std::byte{'x'});
-  EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, ArenaCaller::kBase), fail(EINVAL)) << "no end within a page";
+  EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, ArenaCaller::kBase), fail(EINVAL))
+      << "no end within a page";
   EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, caller_.end() - 8), fail(EFAULT));
   caller_.arena.back() = std::byte{0};
-  EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, caller_.end() - 8), fail(ENODEV)) << "ends where memory ends";
+  EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, caller_.end() - 8), fail(ENODEV))
+      << "ends where memory ends";
   caller_.arena[4095] = std::byte{0};
-  EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, ArenaCaller::kBase), fail(ENODEV)) << "4096 with the NUL";
+  EXPECT_EQ(group(VFIO_GROUP_GET_DEVICE_FD, ArenaCaller::kBase), fail(ENODEV))
+      << "4096 with the NUL";
   open_device();
   EXPECT_EQ(caller_.devices.size(), 1u);
 }
@@ -109,14 +113,20 @@ TEST_F(UapiTest, GetDeviceFd) {
 TEST_F(UapiTest, IommuInfoAndItsChain) {
   set_iommu();
   EXPECT_EQ(container(VFIO_IOMMU_GET_INFO, kUnmapped), fail(EFAULT));
-  EXPECT_EQ(container(VFIO_IOMMU_GET_INFO, caller_.put(vfio_iommu_type1_info{.argsz = 15})), fail(EINVAL));
+  EXPECT_EQ(container(VFIO_IOMMU_GET_INFO, caller_.put(vfio_iommu_type1_info{.argsz = 15})),
+            fail(EINVAL));
   constexpr std::uint32_t kNeeded = sizeof(vfio_iommu_type1_info) + 32 + 16;
-  EXPECT_EQ(container(VFIO_IOMMU_GET_INFO, caller_.put(vfio_iommu_type1_info{.argsz = 16, .cap_offset = 77})), 0);
+  EXPECT_EQ(container(VFIO_IOMMU_GET_INFO,
+                      caller_.put(vfio_iommu_type1_info{.argsz = 16, .cap_offset = 77})),
+            0);
   EXPECT_EQ(caller_.at<vfio_iommu_type1_info>().argsz, kNeeded);
   EXPECT_EQ(caller_.at<vfio_iommu_type1_info>().cap_offset, 77u) << "not part of a 16-byte struct";
-  EXPECT_EQ(container(VFIO_IOMMU_GET_INFO, caller_.put(vfio_iommu_type1_info{.argsz = kNeeded - 1, .cap_offset = 77})), 0);
+  EXPECT_EQ(container(VFIO_IOMMU_GET_INFO,
+                      caller_.put(vfio_iommu_type1_info{.argsz = kNeeded - 1, .cap_offset = 77})),
+            0);
   EXPECT_EQ(caller_.at<vfio_iommu_type1_info>().cap_offset, 0u);
-  EXPECT_EQ(caller_.at<std::uint32_t>(sizeof(vfio_iommu_type1_info)), 0u) << "nothing written behind";
+  EXPECT_EQ(caller_.at<std::uint32_t>(sizeof(vfio_iommu_type1_info)), 0u)
+      << "nothing written behind";
   EXPECT_EQ(container(VFIO_IOMMU_GET_INFO, caller_.put(vfio_iommu_type1_info{.argsz = 4096})), 0);
   const auto info = caller_.at<vfio_iommu_type1_info>();
   EXPECT_EQ(info.argsz, 4096u);
@@ -130,13 +140,15 @@ TEST_F(UapiTest, IommuInfoAndItsChain) {
   EXPECT_EQ(available.header.id, VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL);
   EXPECT_EQ(available.header.next, 0u);
   EXPECT_EQ(available.avail, 65535u);
-  EXPECT_EQ(container(VFIO_IOMMU_GET_INFO, caller_.put(info, caller_.arena.size() - sizeof info)), fail(EFAULT))
+  EXPECT_EQ(container(VFIO_IOMMU_GET_INFO, caller_.put(info, caller_.arena.size() - sizeof info)),
+            fail(EFAULT))
       << "the chain leaves the client's memory";
 }
 
 TEST_F(UapiTest, MapAndUnmap) {
   set_iommu();
-  vfio_iommu_type1_dma_map map{.argsz = sizeof map, .flags = kReadWrite, .vaddr = 0, .iova = 0x1000, .size = 0x1000};
+  vfio_iommu_type1_dma_map map{
+      .argsz = sizeof map, .flags = kReadWrite, .vaddr = 0, .iova = 0x1000, .size = 0x1000};
   EXPECT_EQ(container(VFIO_IOMMU_MAP_DMA, kUnmapped), fail(EFAULT));
   EXPECT_EQ(container(VFIO_IOMMU_MAP_DMA, caller_.end() - sizeof map + 1), fail(EFAULT));
   map.argsz = sizeof map - 1;
@@ -147,7 +159,8 @@ TEST_F(UapiTest, MapAndUnmap) {
   EXPECT_EQ(container(VFIO_IOMMU_MAP_DMA, caller_.put(map)), 0) << "a huge argsz is fine";
   EXPECT_EQ(container(VFIO_IOMMU_MAP_DMA, caller_.put(map)), fail(EEXIST));
 
-  vfio_iommu_type1_dma_unmap unmap{.argsz = sizeof unmap, .flags = 0, .iova = 0x1800, .size = 0x1000};
+  vfio_iommu_type1_dma_unmap unmap{
+      .argsz = sizeof unmap, .flags = 0, .iova = 0x1800, .size = 0x1000};
   EXPECT_EQ(container(VFIO_IOMMU_UNMAP_DMA, caller_.put(unmap)), fail(EINVAL));
   EXPECT_EQ(caller_.at<vfio_iommu_type1_dma_unmap>().size, 0x1000u) << "unchanged on error";
   unmap.flags = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP | VFIO_DMA_UNMAP_FLAG_ALL;
@@ -168,7 +181,8 @@ TEST_F(UapiTest, DirtyPages) {
   };
   static_assert(sizeof(Get) == 48);
   const auto call = [&](Get get) { return container(VFIO_IOMMU_DIRTY_PAGES, caller_.put(get)); };
-  const Get good{48, VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
+  const Get good{48,
+                 VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
                  {0x1000, 0x1000, {0x1000, 8, reinterpret_cast<__u64*>(ArenaCaller::kBase + 256)}}};
   EXPECT_EQ(call(good), fail(EINVAL)) << "tracking is off";
   EXPECT_EQ(call({8, 0, {}}), fail(EINVAL));
@@ -196,7 +210,8 @@ TEST_F(UapiTest, DirtyPages) {
   bad = good;
   bad.range.bitmap.data = reinterpret_cast<__u64*>(std::uint64_t{1} << 63);
   EXPECT_EQ(call(bad), fail(EINVAL));
-  const vfio_iommu_type1_dma_map map{.argsz = sizeof map, .flags = kReadWrite, .vaddr = 0, .iova = 0x1000, .size = 0x1000};
+  const vfio_iommu_type1_dma_map map{
+      .argsz = sizeof map, .flags = kReadWrite, .vaddr = 0, .iova = 0x1000, .size = 0x1000};
   EXPECT_EQ(container(VFIO_IOMMU_MAP_DMA, caller_.put(map)), 0);
   bad = good;
   bad.range.bitmap.data = reinterpret_cast<__u64*>(kUnmapped);
@@ -215,7 +230,8 @@ TEST_F(UapiTest, DeviceAndRegionInfo) {
   EXPECT_EQ(device(VFIO_DEVICE_GET_INFO, caller_.put(vfio_device_info{.argsz = 16})), 0);
   EXPECT_EQ(caller_.at<vfio_device_info>().num_regions, 2u);
   const auto region = [&](std::uint32_t index, std::uint32_t argsz) {
-    return device(VFIO_DEVICE_GET_REGION_INFO, caller_.put(vfio_region_info{.argsz = argsz, .index = index}));
+    return device(VFIO_DEVICE_GET_REGION_INFO,
+                  caller_.put(vfio_region_info{.argsz = argsz, .index = index}));
   };
   EXPECT_EQ(region(0, 31), fail(EINVAL));
   EXPECT_EQ(region(2, 32), fail(EINVAL));
@@ -261,13 +277,16 @@ TEST_F(UapiTest, SetIrqs) {
   EXPECT_EQ(call({23, kEvent, 0, 0, 1, {5}}), fail(EINVAL)) << "payload";
   EXPECT_EQ(call({22, kBool, 0, 0, 3, {}}), fail(EINVAL));
   EXPECT_EQ(call({23, kBool, 0, 0, 3, {}}), 3) << "a positive result is passed on";
-  EXPECT_EQ(call({20, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_MASK, 0, 0, 1, {}}), fail(ENOTTY));
+  EXPECT_EQ(call({20, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_MASK, 0, 0, 1, {}}),
+            fail(ENOTTY));
   EXPECT_EQ(call({28, kEvent, 0, 0, 2, {-1, 99}}), fail(EBADF));
   EXPECT_EQ(call({28, kEvent, 0, 0, 2, {-1, 6}}), fail(EINVAL)) << "not an eventfd";
   EXPECT_EQ(call({28, kEvent, 0, 0, 2, {-1, 5}}), 0);
   const Set whole{28, kEvent, 0, 0, 2, {-1, 5}};
-  EXPECT_EQ(device(VFIO_DEVICE_SET_IRQS, caller_.put(std::array{whole.argsz, whole.flags, 0u, 0u, 2u}, caller_.arena.size() - 20)),
-            fail(EFAULT));
+  EXPECT_EQ(
+      device(VFIO_DEVICE_SET_IRQS, caller_.put(std::array{whole.argsz, whole.flags, 0u, 0u, 2u},
+                                               caller_.arena.size() - 20)),
+      fail(EFAULT));
 }
 
 TEST_F(UapiTest, FeaturesThatTheDeviceLacks) {
@@ -281,8 +300,10 @@ TEST_F(UapiTest, FeaturesThatTheDeviceLacks) {
   EXPECT_EQ(call(8, VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET), fail(EINVAL));
   EXPECT_EQ(call(8, VFIO_DEVICE_FEATURE_PROBE | 999), fail(ENOTTY));
   EXPECT_EQ(call(8, VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_MIGRATION), fail(ENOTTY));
-  EXPECT_EQ(call(8, VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_DMA_LOGGING_START), fail(ENOTTY));
-  EXPECT_EQ(call(8, VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2), fail(EINVAL));
+  EXPECT_EQ(call(8, VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_DMA_LOGGING_START),
+            fail(ENOTTY));
+  EXPECT_EQ(call(8, VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2),
+            fail(EINVAL));
 }
 
 }  // namespace

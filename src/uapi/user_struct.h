@@ -22,7 +22,8 @@ template <typename T>
 
 // The same for a struct that starts with argsz. EINVAL: argsz is below `size`.
 template <typename T>
-[[nodiscard]] Status copy_sized_struct_in(Caller& caller, std::uint64_t user, T& value, std::size_t size) {
+[[nodiscard]] Status copy_sized_struct_in(Caller& caller, std::uint64_t user, T& value,
+                                          std::size_t size) {
   if (auto copied = copy_struct_in(caller, user, value, size); !copied) return copied;
   if (value.argsz < size) return fail(EINVAL);
   return {};
@@ -33,7 +34,8 @@ template <typename T>
 [[nodiscard]] Result<int> copy_struct_out(Caller& caller, std::uint64_t user, const T& value,
                                           std::size_t size = sizeof(T)) {
   static_assert(std::is_trivially_copyable_v<T>);
-  if (auto copied = caller.copy_out(user, std::as_bytes(std::span(&value, 1)).first(size)); !copied) {
+  if (auto copied = caller.copy_out(user, std::as_bytes(std::span(&value, 1)).first(size));
+      !copied) {
     return std::unexpected(copied.error());
   }
   return 0;

@@ -11,8 +11,8 @@ constexpr std::uint64_t kMaxPinnedPages = memory::kPageSize / sizeof(void*);
 
 }  // namespace
 
-Device::Device(std::string name, unsigned index, std::string sysfs_path, std::shared_ptr<Group> group,
-               std::unique_ptr<DeviceOps> ops)
+Device::Device(std::string name, unsigned index, std::string sysfs_path,
+               std::shared_ptr<Group> group, std::unique_ptr<DeviceOps> ops)
     : name_(std::move(name)),
       index_(index),
       sysfs_path_(std::move(sysfs_path)),

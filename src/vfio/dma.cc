@@ -9,7 +9,8 @@
 namespace uvfio::iommu {
 
 void PinBuilder::append(vfio::PinnedPages& pins, const vfio::PinnedSegment& segment,
-                        std::shared_ptr<const void> view, std::shared_ptr<memory::AddressSpace> space) {
+                        std::shared_ptr<const void> view,
+                        std::shared_ptr<memory::AddressSpace> space) {
   vfio::PinnedPages::Owner owner{.view = std::move(view), .space = std::move(space)};
   if (pins.first_.size == 0) {
     pins.first_ = segment;
@@ -52,15 +53,16 @@ void PinnedPages::reset() {
 }
 
 bool PinnedPages::direct() const {
-  return std::ranges::all_of(segments(), [](const auto& segment) { return segment.host != nullptr; });
+  return std::ranges::all_of(segments(),
+                             [](const auto& segment) { return segment.host != nullptr; });
 }
 
 namespace {
 
 // Calls access(index, offset in the segment, run) for the pieces of [offset, offset + size).
 template <typename Access>
-Status for_each_piece(std::span<const PinnedSegment> segments, std::uint64_t offset, std::uint64_t size,
-                      Access&& access) {
+Status for_each_piece(std::span<const PinnedSegment> segments, std::uint64_t offset,
+                      std::uint64_t size, Access&& access) {
   for (std::size_t index = 0; size != 0 && index < segments.size(); ++index) {
     const std::uint64_t length = segments[index].size;
     if (offset >= length) {
@@ -80,34 +82,39 @@ Status for_each_piece(std::span<const PinnedSegment> segments, std::uint64_t off
 Status PinnedPages::read(std::uint64_t offset, std::span<std::byte> data) const {
   if (offset > size() || data.size() > size() - offset) return fail(EINVAL);
   const auto all = segments();
-  return for_each_piece(all, offset, data.size(), [&](std::size_t index, std::uint64_t at, std::uint64_t run) {
-    const auto piece = data.first(run);
-    data = data.subspan(run);
-    const PinnedSegment& segment = all[index];
-    if (segment.host == nullptr) return owner(index).space->read(segment.vaddr + at, piece);
-    std::memcpy(piece.data(), segment.host + at, run);
-    return Status();
-  });
+  return for_each_piece(all, offset, data.size(),
+                        [&](std::size_t index, std::uint64_t at, std::uint64_t run) {
+                          const auto piece = data.first(run);
+                          data = data.subspan(run);
+                          const PinnedSegment& segment = all[index];
+                          if (segment.host == nullptr)
+                            return owner(index).space->read(segment.vaddr + at, piece);
+                          std::memcpy(piece.data(), segment.host + at, run);
+                          return Status();
+                        });
 }
 
 Status PinnedPages::write(std::uint64_t offset, std::span<const std::byte> data) const {
   if (offset > size() || data.size() > size() - offset) return fail(EINVAL);
   const auto all = segments();
-  return for_each_piece(all, offset, data.size(), [&](std::size_t index, std::uint64_t at, std::uint64_t run) {
-    const auto piece = data.first(run);
-    data = data.subspan(run);
-    const PinnedSegment& segment = all[index];
-    if (segment.host == nullptr) return owner(index).space->write(segment.vaddr + at, piece);
-    std::memcpy(segment.host + at, piece.data(), run);
-    return Status();
-  });
+  return for_each_piece(all, offset, data.size(),
+                        [&](std::size_t index, std::uint64_t at, std::uint64_t run) {
+                          const auto piece = data.first(run);
+                          data = data.subspan(run);
+                          const PinnedSegment& segment = all[index];
+                          if (segment.host == nullptr)
+                            return owner(index).space->write(segment.vaddr + at, piece);
+                          std::memcpy(segment.host + at, piece.data(), run);
+                          return Status();
+                        });
 }
 
 Dma::Dma(std::shared_ptr<iommu::Iommu> iommu)
     : iommu_(std::move(iommu)), generation_(&iommu_->generation()) {}
 Dma::~Dma() = default;
 
-// Inside an RCU section: where [iova, iova + size) is in this process; nullptr: reached by copy only.
+// Inside an RCU section: where [iova, iova + size) is in this process; nullptr: reached by copy
+// only.
 Result<std::byte*> Dma::lookup(std::uint64_t iova, std::uint64_t size, Prot prot) {
   const std::uint64_t generation = generation_->load(std::memory_order_acquire);
   if (generation != cached_generation_ || iova < cached_.first || iova > cached_.last ||
@@ -155,7 +162,8 @@ Result<Dma::Window> Dma::translate(std::uint64_t iova, std::uint64_t size, Prot 
   for (;;) {
     rcu::read_lock();
     const auto host = lookup(iova, size, prot);
-    if (host && *host != nullptr) [[likely]] return Window(*host);
+    if (host && *host != nullptr) [[likely]]
+      return Window(*host);
     rcu::read_unlock();
     if (host) return fail(EOPNOTSUPP);
     if (host.error() != Errno{EAGAIN}) return std::unexpected(host.error());

@@ -79,8 +79,8 @@ std::shared_ptr<Device> Vfio::add_device(std::string name, std::string sysfs_pat
     new_group = !slot;
     if (new_group) slot.reset(new Group(std::move(iommu_group)));
     group = slot;
-    device.reset(new Device(std::move(name), take_lowest(device_indexes_, 0), std::move(sysfs_path), group,
-                            std::move(ops)));
+    device.reset(new Device(std::move(name), take_lowest(device_indexes_, 0), std::move(sysfs_path),
+                            group, std::move(ops)));
     const std::scoped_lock device_lock(group->device_lock_);
     group->devices_.push_back(device);
   }

@@ -55,7 +55,8 @@ TEST_F(VfioTest, ContainerStates) {
   EXPECT_EQ(group->unset_container(), fail(EINVAL));
   EXPECT_EQ(group->set_container(nullptr), fail(EBADFD));
   ASSERT_TRUE(group->set_container(container));
-  EXPECT_EQ(*group->status(), std::uint32_t{VFIO_GROUP_FLAGS_VIABLE | VFIO_GROUP_FLAGS_CONTAINER_SET});
+  EXPECT_EQ(*group->status(),
+            std::uint32_t{VFIO_GROUP_FLAGS_VIABLE | VFIO_GROUP_FLAGS_CONTAINER_SET});
   EXPECT_EQ(group->set_container(container), fail(EINVAL));
   EXPECT_EQ(group->set_container(nullptr), fail(EINVAL));
   EXPECT_EQ(GroupFile::get_device(group, "a").error(), Errno{EINVAL}) << "no IOMMU yet";
@@ -109,7 +110,8 @@ TEST_F(VfioTest, MappingsLiveAsLongAsAGroupHoldsTheContainer) {
   ASSERT_TRUE(container->set_iommu(VFIO_TYPE1v2_IOMMU));
   const auto iommu = container->iommu();
   const auto space = std::make_shared<testing::FakeAddressSpace>(0, 0x1000);
-  ASSERT_TRUE(type1(*container).map({.iova = 0, .vaddr = 0, .size = 0x1000, .flags = 1}, {.space = space}));
+  ASSERT_TRUE(
+      type1(*container).map({.iova = 0, .vaddr = 0, .size = 0x1000, .flags = 1}, {.space = space}));
   const std::weak_ptr<Container> weak = container;
   container.reset();
   group.reset();
@@ -121,8 +123,10 @@ TEST_F(VfioTest, MappingsLiveAsLongAsAGroupHoldsTheContainer) {
 }
 
 TEST_F(VfioTest, RealGroupsNeedDmaOwnership) {
-  const auto iommu_group = std::make_shared<iommu::IommuGroup>(vfio_.allocate_group_id(), iommu::GroupType::real);
-  const auto device = vfio_.register_real("pci", "devices/pci", iommu_group, std::make_unique<FakeDevice>(record_));
+  const auto iommu_group =
+      std::make_shared<iommu::IommuGroup>(vfio_.allocate_group_id(), iommu::GroupType::real);
+  const auto device =
+      vfio_.register_real("pci", "devices/pci", iommu_group, std::make_unique<FakeDevice>(record_));
   ASSERT_TRUE(iommu_group->bind_host_driver());
   auto group = *device->group().open();
   const auto container = vfio_.open_container();
@@ -152,7 +156,8 @@ TEST_F(VfioTest, PinNeedsAnOpenDevice) {
   EXPECT_EQ(device->pin_pages(0, 513, Prot::read).error(), Errno{E2BIG});
   EXPECT_EQ(device->pin_pages(0, 1, Prot::read).error(), Errno{EINVAL}) << "nothing is mapped";
   const auto space = std::make_shared<testing::FakeAddressSpace>(0, 0x4000);
-  ASSERT_TRUE(type1(*container).map({.iova = 0x1000, .vaddr = 0, .size = 0x4000, .flags = 3}, {.space = space}));
+  ASSERT_TRUE(type1(*container)
+                  .map({.iova = 0x1000, .vaddr = 0, .size = 0x4000, .flags = 3}, {.space = space}));
   {
     auto pins = device->pin_pages(0x1000, 4, Prot::read_write);
     ASSERT_TRUE(pins);
@@ -176,8 +181,10 @@ TEST_F(VfioTest, DmaThroughTheTranslationCache) {
   const auto file = *GroupFile::get_device(group, "a");
   const auto space = std::make_shared<testing::FakeAddressSpace>(0, 0x4000);
   auto& iommu = type1(*container);
-  ASSERT_TRUE(iommu.map({.iova = 0x1000, .vaddr = 0, .size = 0x2000, .flags = 3}, {.space = space}));
-  ASSERT_TRUE(iommu.map({.iova = 0x3000, .vaddr = 0x2000, .size = 0x2000, .flags = 1}, {.space = space}));
+  ASSERT_TRUE(
+      iommu.map({.iova = 0x1000, .vaddr = 0, .size = 0x2000, .flags = 3}, {.space = space}));
+  ASSERT_TRUE(
+      iommu.map({.iova = 0x3000, .vaddr = 0x2000, .size = 0x2000, .flags = 1}, {.space = space}));
   Dma dma = *device->dma();
   EXPECT_EQ(dma.translate(0x1000, 0, Prot::read).error(), Errno{EINVAL});
   EXPECT_EQ(dma.translate(0x0, 8, Prot::read).error(), Errno{EINVAL});
@@ -193,7 +200,8 @@ TEST_F(VfioTest, DmaThroughTheTranslationCache) {
   EXPECT_EQ(dma.write(0x2ff8, data), fail(EPERM));
   EXPECT_TRUE(dma.write(0x1000, data));
   EXPECT_EQ(*iommu.unmap({.iova = 0x1000, .size = 0x2000}), 0x2000u);
-  EXPECT_EQ(dma.read(0x1000, data), fail(EINVAL)) << "a cached translation does not outlive the mapping";
+  EXPECT_EQ(dma.read(0x1000, data), fail(EINVAL))
+      << "a cached translation does not outlive the mapping";
 }
 
 TEST_F(VfioTest, UnregisterAsksAndWaits) {

@@ -1,5 +1,5 @@
-// An address space for tests: memory that the test owns, with a choice of how it is reached, a limit,
-// and a death.
+// An address space for tests: memory that the test owns, with a choice of how it is reached, a
+// limit, and a death.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,8 @@ class FakeAddressSpace final : public memory::AddressSpace {
     ++checks;
     if (dead) return fail(ESRCH);
     if (write && read_only) return fail(EFAULT);
-    if (vaddr < base_ || size > memory.size() || vaddr - base_ > memory.size() - size) return fail(EFAULT);
+    if (vaddr < base_ || size > memory.size() || vaddr - base_ > memory.size() - size)
+      return fail(EFAULT);
     return {};
   }
   Result<memory::View> view(std::uint64_t vaddr, std::uint64_t size, bool write) override {

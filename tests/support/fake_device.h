@@ -1,4 +1,5 @@
-// A device model for tests: two regions (plain memory), one interrupt, records of what happened to it.
+// A device model for tests: two regions (plain memory), one interrupt, records of what happened to
+// it.
 #pragma once
 
 #include <algorithm>
@@ -38,16 +39,20 @@ class FakeDevice final : public vfio::DeviceOps, public vfio::DmaClient {
     record_.device = nullptr;
   }
   vfio::DeviceInfo info() override {
-    return {.flags = VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET, .num_regions = 2, .num_irqs = 2};
+    return {
+        .flags = VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET, .num_regions = 2, .num_irqs = 2};
   }
   Result<vfio::RegionInfo> region_info(std::uint32_t index) override {
     if (index >= 2) return fail(EINVAL);
-    vfio::RegionInfo info{.flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE | VFIO_REGION_INFO_FLAG_MMAP,
+    vfio::RegionInfo info{.flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE |
+                                   VFIO_REGION_INFO_FLAG_MMAP,
                           .size = memory_.size(),
                           .offset = std::uint64_t{index} << 40};
     if (index == 1) {
-      info.capabilities.push_back({.id = VFIO_REGION_INFO_CAP_TYPE, .version = 1, .payload = std::vector<std::byte>(8)});
-      info.capabilities.push_back({.id = VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, .version = 1, .payload = {}});
+      info.capabilities.push_back(
+          {.id = VFIO_REGION_INFO_CAP_TYPE, .version = 1, .payload = std::vector<std::byte>(8)});
+      info.capabilities.push_back(
+          {.id = VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, .version = 1, .payload = {}});
     }
     return info;
   }

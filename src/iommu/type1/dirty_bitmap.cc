@@ -37,7 +37,8 @@ Status DirtyBitmap::report(UserBitmap& user, std::uint64_t at) const {
       buffer[i] = carry | word << shift;
       carry = shift != 0 ? word >> (64 - shift) : 0;
     }
-    if (auto written = user.write(at / 64 + done, std::span(buffer).first(run)); !written) return written;
+    if (auto written = user.write(at / 64 + done, std::span(buffer).first(run)); !written)
+      return written;
     done += run;
   }
   return {};

@@ -19,7 +19,8 @@ class UserBitmap {
   [[nodiscard]] virtual Status write(std::uint64_t word, std::span<const std::uint64_t> words) = 0;
 };
 
-// One bit a page. Bits may be set by any thread at any time; the rest is the mapping owner's business.
+// One bit a page. Bits may be set by any thread at any time; the rest is the mapping owner's
+// business.
 class DirtyBitmap {
  public:
   // DIRTY_BITMAP_PAGES_MAX: what a report of one call can hold.
@@ -27,13 +28,16 @@ class DirtyBitmap {
   // DIRTY_BITMAP_SIZE_MAX in bytes.
   static constexpr std::uint64_t kMaxBytes = 0x10000000;
   // DIRTY_BITMAP_BYTES: whole 64-bit words.
-  [[nodiscard]] static constexpr std::uint64_t bytes(std::uint64_t pages) { return (pages + 63) / 64 * 8; }
+  [[nodiscard]] static constexpr std::uint64_t bytes(std::uint64_t pages) {
+    return (pages + 63) / 64 * 8;
+  }
 
   explicit DirtyBitmap(std::uint64_t pages);
 
   void set(std::uint64_t first, std::uint64_t count);
-  // Copies all bits to bit `at` and on of the user's bitmap; the rest of the last word becomes 0. Where
-  // `at` is inside a word, what the user has in that word stays set. EFAULT. update_user_bitmap.
+  // Copies all bits to bit `at` and on of the user's bitmap; the rest of the last word becomes 0.
+  // Where `at` is inside a word, what the user has in that word stays set. EFAULT.
+  // update_user_bitmap.
   [[nodiscard]] Status report(UserBitmap& user, std::uint64_t at) const;
   void clear();
 

@@ -12,18 +12,22 @@
 
 namespace uvfio::iommu::type1 {
 
-// Readers find it through the MappingTree inside an RCU section; what they touch there is immutable or
-// atomic. The rest belongs to the holder of Type1's lock.
+// Readers find it through the MappingTree inside an RCU section; what they touch there is immutable
+// or atomic. The rest belongs to the holder of Type1's lock.
 class alignas(64) Mapping {
  public:
-  // How the memory behind the mapping is reached; found out on first use, because MAP_DMA does not look
-  // at the memory when no IOMMU domain needs it.
+  // How the memory behind the mapping is reached; found out on first use, because MAP_DMA does not
+  // look at the memory when no IOMMU domain needs it.
   enum class Reach : std::uint8_t { unknown, direct, copy };
 
   // MAP_DMA's arguments and who called it.
   Mapping(std::uint64_t iova, std::uint64_t user_address, std::uint64_t bytes, vfio::Prot access,
           bool may_lock, std::shared_ptr<memory::AddressSpace> mapper)
-      : first(iova), last(iova + bytes - 1), vaddr(user_address), prot(access), lock_cap(may_lock),
+      : first(iova),
+        last(iova + bytes - 1),
+        vaddr(user_address),
+        prot(access),
+        lock_cap(may_lock),
         space(std::move(mapper)) {}
   ~Mapping() { delete dirty.load(std::memory_order_relaxed); }
   Mapping(const Mapping&) = delete;
@@ -31,7 +35,8 @@ class alignas(64) Mapping {
   // What DMA needs comes first, in one cache line.
   const std::uint64_t first;
   const std::uint64_t last;
-  // Dirty tracking: nullptr while it is off. Written under Type1's lock, freed after a grace period.
+  // Dirty tracking: nullptr while it is off. Written under Type1's lock, freed after a grace
+  // period.
   std::atomic<DirtyBitmap*> dirty{nullptr};
 
  private:
@@ -51,8 +56,8 @@ class alignas(64) Mapping {
   // Memory of `first` if reach() is direct.
   [[nodiscard]] std::byte* host() const { return host_; }
 
-  // Finds out reach(). One thread at a time; takes system calls. EFAULT, ESRCH: the memory is not there
-  // now, and reach() stays unknown.
+  // Finds out reach(). One thread at a time; takes system calls. EFAULT, ESRCH: the memory is not
+  // there now, and reach() stays unknown.
   [[nodiscard]] Status resolve();
   // What keeps host() alive.
   [[nodiscard]] const std::shared_ptr<const void>& view_owner() const { return view_owner_; }

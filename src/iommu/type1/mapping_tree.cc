@@ -44,7 +44,9 @@ struct alignas(64) MappingTree::Inner : Node {
   static constexpr unsigned kFanout = 60;
   Inner() : Node(false) {}
 
-  [[nodiscard]] unsigned slot(std::uint64_t iova) const { return slot_of(keys.data(), count, iova); }
+  [[nodiscard]] unsigned slot(std::uint64_t iova) const {
+    return slot_of(keys.data(), count, iova);
+  }
   void insert_at(unsigned at, std::uint64_t key, Node* child) {
     open_gap(keys, at, count);
     open_gap(children, at, count);
@@ -72,7 +74,9 @@ struct alignas(64) MappingTree::Leaf : Node {
   static constexpr unsigned kFanout = 34;
   Leaf() : Node(true) {}
 
-  [[nodiscard]] unsigned slot(std::uint64_t iova) const { return slot_of(keys.data(), count, iova); }
+  [[nodiscard]] unsigned slot(std::uint64_t iova) const {
+    return slot_of(keys.data(), count, iova);
+  }
   void insert_at(unsigned at, std::uint64_t key, Mapping* mapping) {
     open_gap(keys, at, count);
     open_gap(pages, at, count);
@@ -95,11 +99,14 @@ struct alignas(64) MappingTree::Leaf : Node {
     std::copy_n(other.keys.begin() + from, number, keys.begin() + count);
     std::copy_n(other.pages.begin() + from, number, pages.begin() + count);
     std::copy_n(other.mappings.begin() + from, number, mappings.begin() + count);
-    for (unsigned i = 0; i < number; ++i) hosts[count + i] = other.host(from + i).load(std::memory_order_relaxed);
+    for (unsigned i = 0; i < number; ++i)
+      hosts[count + i] = other.host(from + i).load(std::memory_order_relaxed);
     count += number;
   }
   // Readers write it, too: see remember().
-  [[nodiscard]] std::atomic_ref<std::uint64_t> host(unsigned at) const { return std::atomic_ref(hosts[at]); }
+  [[nodiscard]] std::atomic_ref<std::uint64_t> host(unsigned at) const {
+    return std::atomic_ref(hosts[at]);
+  }
 
   static constexpr std::uint64_t kManyPages = UINT32_MAX;  // this many or more: ask the mapping
   std::array<std::uint64_t, kFanout> keys;
@@ -163,7 +170,8 @@ Mapping* MappingTree::at_or_after_in(const Node* node, std::uint64_t iova) {
 }
 
 MappingTree::~MappingTree() {
-  // Unpublished changes and published nodes overlap; publishing first leaves one tree and the garbage.
+  // Unpublished changes and published nodes overlap; publishing first leaves one tree and the
+  // garbage.
   publish();
   reclaim();
   free_subtree(working_);
@@ -222,7 +230,8 @@ void MappingTree::insert(Mapping& mapping) {
   if (working_ == nullptr) working_ = make_node<Leaf>();
   if (Node* sibling = insert_in(working_, mapping)) {
     const auto key_of = [](const Node* node) {
-      return node->is_leaf ? static_cast<const Leaf*>(node)->keys[0] : static_cast<const Inner*>(node)->keys[0];
+      return node->is_leaf ? static_cast<const Leaf*>(node)->keys[0]
+                           : static_cast<const Inner*>(node)->keys[0];
     };
     auto* root = make_node<Inner>();
     root->insert_at(0, key_of(working_), working_);
@@ -234,7 +243,8 @@ void MappingTree::insert(Mapping& mapping) {
 
 // Adds an entry to a node that may be changed; returns the right half if it had to be split.
 template <typename T, typename... Entry>
-MappingTree::Node* MappingTree::insert_or_split(T& node, unsigned at, std::uint64_t key, Entry... entry) {
+MappingTree::Node* MappingTree::insert_or_split(T& node, unsigned at, std::uint64_t key,
+                                                Entry... entry) {
   if (node.count < T::kFanout) {
     node.insert_at(at, key, entry...);
     return nullptr;
@@ -314,7 +324,8 @@ void MappingTree::merge_children(Inner& parent, unsigned at) {
 
 template <typename T>
 bool MappingTree::merge(Inner& parent, unsigned left) {
-  if (parent.children[left]->count + parent.children[left + 1]->count > T::kFanout / 2) return false;
+  if (parent.children[left]->count + parent.children[left + 1]->count > T::kFanout / 2)
+    return false;
   T* into = own(static_cast<T*>(parent.children[left]));
   parent.children[left] = into;
   auto* from = static_cast<T*>(parent.children[left + 1]);

@@ -10,9 +10,9 @@
 
 namespace uvfio::iommu::type1 {
 
-// Nodes are never changed once readers can see them: a change copies the path to the root and publishes
-// a new root. Changes between two publish() calls share their copies, so bulk work costs one copy a
-// node. What was replaced is freed by reclaim(), after a grace period.
+// Nodes are never changed once readers can see them: a change copies the path to the root and
+// publishes a new root. Changes between two publish() calls share their copies, so bulk work costs
+// one copy a node. What was replaced is freed by reclaim(), after a grace period.
 class MappingTree {
  public:
   MappingTree() = default;
@@ -29,8 +29,9 @@ class MappingTree {
     return at_or_after_in(published_.load(std::memory_order_acquire), iova);
   }
 
-  // A copy of what the mapping at `iova` says, which a reader left with remember(): then the mapping
-  // itself need not be touched. Bit 0 and 1 of `host` are its Prot; 0: nothing is remembered.
+  // A copy of what the mapping at `iova` says, which a reader left with remember(): then the
+  // mapping itself need not be touched. Bit 0 and 1 of `host` are its Prot; 0: nothing is
+  // remembered.
   struct Remembered {
     std::uint64_t first = 0;
     std::uint64_t last = 0;

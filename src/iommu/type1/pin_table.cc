@@ -51,7 +51,8 @@ std::uint64_t PinTable::unpin(std::uint64_t first, std::uint64_t count) {
 }
 
 std::uint64_t PinTable::memory_bytes() const {
-  const auto used = std::ranges::count_if(chunks_, [](const auto& chunk) { return chunk != nullptr; });
+  const auto used =
+      std::ranges::count_if(chunks_, [](const auto& chunk) { return chunk != nullptr; });
   return chunks_.capacity() * sizeof(chunks_[0]) + static_cast<std::uint64_t>(used) * sizeof(Chunk);
 }
 

@@ -8,8 +8,9 @@
 
 namespace uvfio::iommu::type1 {
 
-// Dense reference counts, made by the chunk when the first page of one is pinned: 4 bytes a page where
-// the kernel has a 64-byte node. Pages are numbered from the start of the mapping. Not thread-safe.
+// Dense reference counts, made by the chunk when the first page of one is pinned: 4 bytes a page
+// where the kernel has a 64-byte node. Pages are numbered from the start of the mapping. Not
+// thread-safe.
 class PinTable {
  public:
   explicit PinTable(std::uint64_t pages) : chunks_((pages + kChunkPages - 1) / kChunkPages) {}

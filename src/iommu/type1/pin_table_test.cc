@@ -29,7 +29,8 @@ TEST(PinTable, ListsRuns) {
   table.pin(510, 4);
   table.pin(1999, 1);
   std::vector<std::pair<std::uint64_t, std::uint64_t>> runs;
-  table.for_each_run([&](std::uint64_t first, std::uint64_t count) { runs.emplace_back(first, count); });
+  table.for_each_run(
+      [&](std::uint64_t first, std::uint64_t count) { runs.emplace_back(first, count); });
   EXPECT_EQ(runs, (std::vector<std::pair<std::uint64_t, std::uint64_t>>{{510, 4}, {1999, 1}}));
 }
 

@@ -67,7 +67,8 @@ class Type1::Removal {
   std::vector<std::unique_ptr<Mapping>> mappings_;
 };
 
-Type1::Type1(bool v2, const Parameters& parameters) : v2_(v2), dma_avail_(parameters.dma_entry_limit) {}
+Type1::Type1(bool v2, const Parameters& parameters)
+    : v2_(v2), dma_avail_(parameters.dma_entry_limit) {}
 
 Type1::~Type1() {
   const std::scoped_lock lock(lock_);
@@ -97,7 +98,8 @@ int Type1::check_extension(std::uint64_t extension) {
 Status Type1::attach_group(IommuGroup& group) {
   const std::scoped_lock lock(lock_);
   if (std::ranges::find(emulated_groups_, &group) != emulated_groups_.end()) return fail(EINVAL);
-  // A real group gets a domain here, with every mapping replayed onto it; there are no IOMMU units yet.
+  // A real group gets a domain here, with every mapping replayed onto it; there are no IOMMU units
+  // yet.
   if (group.type() != GroupType::emulated) return fail(ENODEV);
   emulated_groups_.push_back(&group);
   return {};
@@ -121,7 +123,8 @@ void Type1::unregister_device(vfio::DmaClient& client) {
 
 Status Type1::map(const MapRequest& request, const Mapper& mapper) {
   if (request.size == 0) return fail(EINVAL);
-  if (wraps(request.iova, request.size) || wraps(request.vaddr, request.size)) return fail(EOVERFLOW);
+  if (wraps(request.iova, request.size) || wraps(request.vaddr, request.size))
+    return fail(EOVERFLOW);
   const bool set_vaddr = (request.flags & VFIO_DMA_MAP_FLAG_VADDR) != 0;
   Prot prot = Prot::none;
   if ((request.flags & VFIO_DMA_MAP_FLAG_READ) != 0) prot = prot | Prot::read;
@@ -165,7 +168,8 @@ Status Type1::check_not_cut(std::uint64_t iova, std::uint64_t last) const {
 
 Status Type1::check_unmap(const UnmapRequest& request) const {
   const bool all = (request.flags & VFIO_DMA_UNMAP_FLAG_ALL) != 0;
-  if ((request.flags & VFIO_DMA_UNMAP_FLAG_VADDR) != 0 && !emulated_groups_.empty()) return fail(EBUSY);
+  if ((request.flags & VFIO_DMA_UNMAP_FLAG_VADDR) != 0 && !emulated_groups_.empty())
+    return fail(EBUSY);
   if (request.iova % page_size() != 0) return fail(EINVAL);
   if (all) {
     if (request.iova != 0 || request.size != 0) return fail(EINVAL);
@@ -191,7 +195,8 @@ Result<std::uint64_t> Type1::unmap(const UnmapRequest& request) {
   unsigned asked_times = 0;
 again:
   if (v2_ && !all) {
-    if (auto whole = check_not_cut(request.iova, last); !whole) return std::unexpected(whole.error());
+    if (auto whole = check_not_cut(request.iova, last); !whole)
+      return std::unexpected(whole.error());
   }
   for (Mapping* mapping = mappings_.writer_at_or_after(request.iova);
        mapping != nullptr && mapping->first <= last;
@@ -201,8 +206,9 @@ again:
       asked_times = asked == mapping ? asked_times + 1 : 1;
       asked = mapping;
       if (asked_times > kMaxNotifications) {
-        spdlog::error("unmap of iova {:#x}, size {:#x}: a device keeps {} pages pinned after {} requests",
-                      mapping->first, mapping->size(), mapping->pins->pinned(), kMaxNotifications);
+        spdlog::error(
+            "unmap of iova {:#x}, size {:#x}: a device keeps {} pages pinned after {} requests",
+            mapping->first, mapping->size(), mapping->pins->pinned(), kMaxNotifications);
         return fail(EBUSY);
       }
       removal.publish();  // the callbacks must not see what is gone already
@@ -249,7 +255,8 @@ Info Type1::info() {
   return {.page_sizes = ~(page_size() - 1), .dma_avail = dma_avail_};
 }
 
-Status Type1::pin_pages(std::uint64_t iova, std::uint64_t pages, Prot prot, vfio::PinnedPages& pins) {
+Status Type1::pin_pages(std::uint64_t iova, std::uint64_t pages, Prot prot,
+                        vfio::PinnedPages& pins) {
   if (!v2_) return fail(EACCES);
   if (pages > kMax / kPageSize || wraps(iova, pages * kPageSize)) return fail(EOVERFLOW);
   const std::scoped_lock lock(lock_);
@@ -279,7 +286,9 @@ Status Type1::pin_pages(std::uint64_t iova, std::uint64_t pages, Prot prot, vfio
 Status Type1::pin_run(Mapping& mapping, std::uint64_t first, std::uint64_t pages, Prot prot,
                       vfio::PinnedPages& pins) {
   const std::uint64_t vaddr = mapping.vaddr + first * kPageSize;
-  const auto gone = [](Errno error) { return error == Errno{ESRCH} ? fail(ENODEV) : std::unexpected(error); };
+  const auto gone = [](Errno error) {
+    return error == Errno{ESRCH} ? fail(ENODEV) : std::unexpected(error);
+  };
   if (mapping.reach() == Mapping::Reach::unknown) {
     const std::scoped_lock lock(resolve_lock_);
     if (auto resolved = mapping.resolve(); !resolved) return gone(resolved.error());
@@ -294,13 +303,15 @@ Status Type1::pin_run(Mapping& mapping, std::uint64_t first, std::uint64_t pages
       if (!allowed) allowed = gone(allowed.error());
     }
     if (allowed) {
-      allowed = mapping.space->locked().charge(fresh, mapping.lock_cap ? kMax : mapping.space->lock_limit());
+      allowed = mapping.space->locked().charge(
+          fresh, mapping.lock_cap ? kMax : mapping.space->lock_limit());
     }
     if (!allowed) {
       mapping.pins->unpin(first, pages);
       return allowed;
     }
-    if (DirtyBitmap* dirty = mapping.dirty.load(std::memory_order_relaxed)) dirty->set(first, pages);
+    if (DirtyBitmap* dirty = mapping.dirty.load(std::memory_order_relaxed))
+      dirty->set(first, pages);
   }
   PinBuilder::append(pins,
                      {.host = direct ? mapping.host() + first * kPageSize : nullptr,
@@ -321,7 +332,8 @@ void Type1::unpin_locked(std::uint64_t iova, std::uint64_t pages) {
     if (mapping == nullptr) return;  // the container let go of it before the device did
     const std::uint64_t run = std::min(pages, (mapping->last - iova) / kPageSize + 1);
     if (mapping->pins) {
-      mapping->space->locked().uncharge(mapping->pins->unpin((iova - mapping->first) / kPageSize, run));
+      mapping->space->locked().uncharge(
+          mapping->pins->unpin((iova - mapping->first) / kPageSize, run));
     }
     iova += run * kPageSize;
     pages -= run;
@@ -380,7 +392,8 @@ Status Type1::resolve(std::uint64_t iova) {
   return result;
 }
 
-// Walks the mappings under [iova, iova + size of data). READ is needed for both directions: quirk 6.
+// Walks the mappings under [iova, iova + size of data). READ is needed for both directions:
+// quirk 6.
 template <typename Span, typename Copy>
 Status Type1::dma_rw(std::uint64_t iova, Span data, Prot prot, Copy&& copy) {
   while (!data.empty()) {
@@ -431,7 +444,8 @@ Status Type1::dma_read(std::uint64_t iova, std::span<std::byte> data) {
     void operator()(std::byte* host, std::span<std::byte> piece) const {
       std::memcpy(piece.data(), host, piece.size());
     }
-    Status operator()(memory::AddressSpace& space, std::uint64_t vaddr, std::span<std::byte> piece) const {
+    Status operator()(memory::AddressSpace& space, std::uint64_t vaddr,
+                      std::span<std::byte> piece) const {
       return space.read(vaddr, piece);
     }
   };
@@ -455,7 +469,8 @@ Status Type1::dma_write(std::uint64_t iova, std::span<const std::byte> data) {
 static void mark_pinned(const Mapping& mapping) {
   if (!mapping.pins) return;
   DirtyBitmap& dirty = *mapping.dirty.load(std::memory_order_relaxed);
-  mapping.pins->for_each_run([&](std::uint64_t first, std::uint64_t count) { dirty.set(first, count); });
+  mapping.pins->for_each_run(
+      [&](std::uint64_t first, std::uint64_t count) { dirty.set(first, count); });
 }
 
 Status Type1::attach_dirty_bitmap(Mapping& mapping) {
@@ -468,7 +483,8 @@ Status Type1::attach_dirty_bitmap(Mapping& mapping) {
 template <typename Visit>
 static void for_each_mapping(const MappingTree& mappings, std::uint64_t first, std::uint64_t last,
                              Visit&& visit) {
-  for (Mapping* mapping = mappings.writer_at_or_after(first); mapping != nullptr && mapping->first <= last;
+  for (Mapping* mapping = mappings.writer_at_or_after(first);
+       mapping != nullptr && mapping->first <= last;
        mapping = mappings.writer_at_or_after(mapping->last + 1)) {
     if (!visit(*mapping) || mapping->last == kMax) return;
   }
@@ -512,7 +528,8 @@ void Type1::drop_dirty_bitmaps_locked() {
 Status Type1::report_dirty(std::uint64_t iova, std::uint64_t size, std::uint64_t page_size_asked,
                            UserBitmap& bitmap) {
   const std::scoped_lock lock(lock_);
-  if (page_size_asked != page_size() || ((iova | size) & (page_size() - 1)) != 0) return fail(EINVAL);
+  if (page_size_asked != page_size() || ((iova | size) & (page_size() - 1)) != 0)
+    return fail(EINVAL);
   if (!dirty_tracking_) return fail(EINVAL);
   const std::uint64_t last = iova + (size - 1);
   if (auto whole = check_not_cut(iova, last); !whole) return whole;

@@ -24,7 +24,7 @@ struct Parameters {
 struct MapRequest {
   std::uint64_t iova = 0;
   std::uint64_t vaddr = 0;
-  std::uint64_t size = 0;  // bytes
+  std::uint64_t size = 0;   // bytes
   std::uint32_t flags = 0;  // VFIO_DMA_MAP_FLAG_*, only known ones
 };
 
@@ -50,8 +50,8 @@ struct Info {
   std::uint32_t dma_avail = 0;   // mappings that may still be made
 };
 
-// The IOMMU of one container. One lock serialises changes and pins, as in the kernel; translation and
-// DMA take no lock. Real groups and their domains attach in attach_group and are mapped in map.
+// The IOMMU of one container. One lock serialises changes and pins, as in the kernel; translation
+// and DMA take no lock. Real groups and their domains attach in attach_group and are mapped in map.
 class Type1 final : public Iommu {
  public:
   Type1(bool v2, const Parameters& parameters);
@@ -72,7 +72,9 @@ class Type1 final : public Iommu {
   [[nodiscard]] Result<vfio::Translation> translate(std::uint64_t iova, std::uint64_t size,
                                                     Prot prot) override;
   [[nodiscard]] Status resolve(std::uint64_t iova) override;
-  [[nodiscard]] const std::atomic<std::uint64_t>& generation() const override { return generation_; }
+  [[nodiscard]] const std::atomic<std::uint64_t>& generation() const override {
+    return generation_;
+  }
 
   // The ioctls; errnos and their order as the kernel's (vfio_dma_do_map and its siblings).
   [[nodiscard]] Status map(const MapRequest& request, const Mapper& mapper);
@@ -101,8 +103,8 @@ class Type1 final : public Iommu {
   [[nodiscard]] Status check_not_cut(std::uint64_t iova, std::uint64_t last) const;
   void notify_unmap(std::unique_lock<std::mutex>& lock, const Mapping& mapping);
   void unmap_all_locked();
-  [[nodiscard]] Status pin_run(Mapping& mapping, std::uint64_t first, std::uint64_t pages, Prot prot,
-                               vfio::PinnedPages& pins);
+  [[nodiscard]] Status pin_run(Mapping& mapping, std::uint64_t first, std::uint64_t pages,
+                               Prot prot, vfio::PinnedPages& pins);
   void unpin_locked(std::uint64_t iova, std::uint64_t pages);
   [[nodiscard]] Status attach_dirty_bitmap(Mapping& mapping);
   void drop_dirty_bitmaps_locked();
@@ -110,7 +112,7 @@ class Type1 final : public Iommu {
   Status dma_rw(std::uint64_t iova, Span data, Prot prot, Copy&& copy);
 
   const bool v2_;
-  std::mutex device_list_lock_;  // held over dma_unmap callbacks; taken before lock_
+  std::mutex device_list_lock_;            // held over dma_unmap callbacks; taken before lock_
   std::vector<vfio::DmaClient*> devices_;  // changed with both locks held
 
   std::mutex lock_;  // guards everything below but what says otherwise

@@ -55,7 +55,8 @@ class Type1Test : public ::testing::Test {
  protected:
   Type1Test() { EXPECT_TRUE(iommu_.attach_group(group_)); }
 
-  Status map(std::uint64_t iova, std::uint64_t offset, std::uint64_t size, std::uint32_t flags = kReadWrite) {
+  Status map(std::uint64_t iova, std::uint64_t offset, std::uint64_t size,
+             std::uint32_t flags = kReadWrite) {
     return iommu_.map({.iova = iova, .vaddr = kBase + offset, .size = size, .flags = flags},
                       {.space = space_, .lock_cap = lock_cap_});
   }
@@ -152,7 +153,8 @@ TEST(Type1, UnmapVersion1TakesWholeMappingsFromTheirStart) {
   };
   map(0x10000, 4);
   map(0x20000, 4);
-  EXPECT_EQ(iommu.unmap({.iova = 0x11000, .size = 0x20000}), 0u) << "what starts before stops the walk";
+  EXPECT_EQ(iommu.unmap({.iova = 0x11000, .size = 0x20000}), 0u)
+      << "what starts before stops the walk";
   EXPECT_EQ(iommu.unmap({.iova = 0x0f000, .size = 2 * kPage}), 4 * kPage) << "more than asked for";
   EXPECT_EQ(iommu.unmap({.iova = 0x20000, .size = kPage}), 4 * kPage);
 }
@@ -274,7 +276,8 @@ TEST_F(Type1Test, DmaCrossesMappingsAndChecksPermissions) {
 }
 
 TEST_F(Type1Test, PrivateMemoryIsReachedByCopy) {
-  space_ = std::make_shared<FakeAddressSpace>(kBase, 4 * kPage, FakeAddressSpace::Kind::private_memory);
+  space_ =
+      std::make_shared<FakeAddressSpace>(kBase, 4 * kPage, FakeAddressSpace::Kind::private_memory);
   ASSERT_TRUE(map(0, 0, 4 * kPage));
   ASSERT_TRUE(map(0x10000, 4 * kPage, kPage));
   const std::array<std::byte, 4> data{std::byte{1}, std::byte{2}, std::byte{3}, std::byte{4}};
@@ -335,9 +338,11 @@ TEST_F(Type1Test, DirtyTracking) {
   bitmap.words = {0, 0, 0, 0};
   ASSERT_TRUE(iommu_.report_dirty(16 * kPage, kPage, kPage, bitmap));
   EXPECT_EQ(bitmap.words[0], 1u);
-  EXPECT_EQ(iommu_.unmap({.iova = 0, .size = 16 * kPage, .page_size = kPage, .bitmap = &bitmap}), 16 * kPage);
+  EXPECT_EQ(iommu_.unmap({.iova = 0, .size = 16 * kPage, .page_size = kPage, .bitmap = &bitmap}),
+            16 * kPage);
   iommu_.stop_dirty_tracking();
-  EXPECT_EQ(iommu_.unmap({.iova = 0, .size = 16 * kPage, .page_size = kPage, .bitmap = &bitmap}), fail(EINVAL));
+  EXPECT_EQ(iommu_.unmap({.iova = 0, .size = 16 * kPage, .page_size = kPage, .bitmap = &bitmap}),
+            fail(EINVAL));
 }
 
 TEST_F(Type1Test, TranslationMarksWritesWhileTracked) {
@@ -347,7 +352,8 @@ TEST_F(Type1Test, TranslationMarksWritesWhileTracked) {
   const auto before = iommu_.generation().load();
   ASSERT_TRUE(iommu_.start_dirty_tracking());
   EXPECT_NE(iommu_.generation().load(), before);
-  EXPECT_EQ(iommu_.translate(kPage, 1, Prot::write)->prot, Prot::read) << "each write has to be seen";
+  EXPECT_EQ(iommu_.translate(kPage, 1, Prot::write)->prot, Prot::read)
+      << "each write has to be seen";
   Bitmap bitmap;
   ASSERT_TRUE(iommu_.report_dirty(0, 4 * kPage, kPage, bitmap));
   EXPECT_EQ(bitmap.words[0], 2u);
