@@ -231,9 +231,11 @@ Outcome<Program> Program::fork(const Command& command) {
 }
 
 Program::~Program() {
-  if (pid_ <= 0) return;
-  kill(pid_, SIGKILL);
-  waitpid(pid_, nullptr, 0);
+  if (pid_ > 0) {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  if (pid_ >= 0) end_orphans();
 }
 
 Outcome<Fd> Program::go(const Fd& server_root) {
@@ -259,7 +261,6 @@ int Program::wait() {
     // group.
   }
   pid_ = 0;
-  end_orphans();
   return WIFSIGNALED(*status) ? kExitSignal + WTERMSIG(*status) : WEXITSTATUS(*status);
 }
 
