@@ -248,6 +248,10 @@ Outcome<Fd> Program::go(const Fd& server_root) {
 int Program::wait() {
   const sigset_t awaited = awaited_signals();
   const Fd signals(signalfd(-1, &awaited, SFD_CLOEXEC));
+  if (!signals) {
+    std::fprintf(stderr, "uvfio: cannot wait for the program: %s\n", strerror(errno));
+    return kExitFailed;
+  }
   std::optional<int> status;
   while (!status) {
     signalfd_siginfo info{};

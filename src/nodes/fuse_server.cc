@@ -250,7 +250,10 @@ FuseServer::Impl::~Impl() {
   // are the clients' files dropped, which is what slow requests wait for.
   lanes_.stop_resolver();
   if (workers_) {
-    workers_->stop([this] { return ask(control_, kPill).has_value(); });
+    if (!control_) {
+      mount_.root.reset();  // nothing to send pills with: the end of the mount ends the workers
+    }
+    workers_->stop([this] { return control_ && ask(control_, kPill).has_value(); });
   }
   decltype(handles_) handles;
   {
@@ -336,7 +339,7 @@ std::string FuseServer::Impl::start() {
   free(buffer.mem);
   if (size <= 0 || !init_seen_ || fuse_session_exited(session_) != 0) {
     workers_.reset();
-    return "the kernel did not accept the FUSE session; Linux 5.2 or later is needed";
+    return "the kernel did not accept the FUSE session; Linux 5.14 or later is needed";
   }
   if (options_.passthrough && !passthrough_.start(device)) {
     spdlog::info("nodes: regions cannot be mapped: FUSE passthrough needs Linux 6.9 and root");

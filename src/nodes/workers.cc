@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <optional>
@@ -61,6 +62,9 @@ struct WorkerPool::Worker {
   [[nodiscard]] bool asleep() const {
     std::array<char, 128> text{};
     const ssize_t size = pread(stat.load(), text.data(), text.size(), 0);
+    if (size < 0 && errno == ESRCH) {
+      return true;  // the thread has ended: it will serve nothing more
+    }
     const std::string_view line(text.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
     const std::size_t end = line.rfind(") ");
     return end != std::string_view::npos && end + 2 < line.size() && line[end + 2] == 'S';
