@@ -22,8 +22,9 @@
 namespace uvfio::nodes {
 namespace {
 
-constexpr int kStartThreads = 2;
-constexpr int kMaxIdle = 8;
+// Threads that wait for requests: as many from the start as are kept after a burst, so that the
+// server in peace is always the same.
+constexpr int kIdleThreads = 4;
 // How long a request waits for closes that were queued before it. They only wait for device models.
 constexpr auto kSettleLimit = std::chrono::seconds(2);
 
@@ -108,7 +109,7 @@ ssize_t WorkerPool::send(const iovec* pieces, int count) {
 void WorkerPool::take_pill() { pill_taken = true; }
 
 bool WorkerPool::start() {
-  for (int i = 0; i < kStartThreads; ++i) {
+  for (int i = 0; i < kIdleThreads; ++i) {
     if (!spawn() && i == 0) {
       return false;
     }
@@ -159,7 +160,7 @@ void WorkerPool::run(Worker& worker) {
       spawn();
     }
     fuse_session_process_buf(session_, &buffer);
-    const bool surplus = idle_.fetch_add(1, std::memory_order_relaxed) >= kMaxIdle;
+    const bool surplus = idle_.fetch_add(1, std::memory_order_relaxed) >= kIdleThreads;
     worker.stamp.fetch_add(1, std::memory_order_release);
     if ((pill_taken || surplus) && leave(worker, pill_taken)) {
       free(buffer.mem);
@@ -173,7 +174,7 @@ void WorkerPool::run(Worker& worker) {
 bool WorkerPool::leave(Worker& worker, bool pill) {
   const std::lock_guard lock(mutex_);
   // While stopping, pills are counted: nobody leaves without one.
-  if (!pill && (stopping_ || idle_.load(std::memory_order_relaxed) <= kMaxIdle)) {
+  if (!pill && (stopping_ || idle_.load(std::memory_order_relaxed) <= kIdleThreads)) {
     return false;
   }
   idle_.fetch_sub(1, std::memory_order_relaxed);

@@ -32,6 +32,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "client.h"
@@ -288,6 +289,26 @@ bool round(const char* program, const char* uuid, unsigned seed) {
   return fresh_client(program, uuid) && passed;
 }
 
+// The server's least usage over some uses of it: a thread that a burst has left over ends with the next
+// requests, and its descriptors go with the ones after. What leaks never goes.
+Usage least_usage(pid_t server, const char* program, const char* uuid) {
+  constexpr int kTries = 12;
+  Usage least = measure_at_rest(server);
+  for (int i = 0; i < kTries; ++i) {
+    if (!fresh_client(program, uuid)) {
+      std::printf("a client that looks at the server at rest failed\n");
+    }
+    const Usage usage = measure_at_rest(server);
+    const auto size = [](const Usage& u) {
+      return std::tuple(u.descriptor_count(), u.threads, u.mappings);
+    };
+    if (size(usage) < size(least)) {
+      least = usage;
+    }
+  }
+  return least;
+}
+
 // Makes the server start as many threads as it will ever keep.
 void saturate(const char* uuid) {
   client client;
@@ -332,7 +353,7 @@ int main(int argc, char** argv) {
   unsigned failed = 0;
   for (unsigned i = 0; i < kWarmUpRounds + rounds; ++i) {
     if (i == kWarmUpRounds) {
-      before = measure_at_rest(server);
+      before = least_usage(server, argv[1], uuid);
       print("after the warm-up", before);
     }
     if (!round(argv[1], uuid, first_seed + i)) {
@@ -340,7 +361,7 @@ int main(int argc, char** argv) {
       ++failed;
     }
   }
-  const Usage after = measure_at_rest(server);
+  const Usage after = least_usage(server, argv[1], uuid);
   print("after the last round", after);
   const bool same = compare(before, after,
                             from_environment("UVFIO_KILL_RSS_KIB", after.sanitized ? 65536 : 8192));
