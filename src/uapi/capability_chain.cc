@@ -1,5 +1,6 @@
 #include "uapi/capability_chain.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace uvfio::uapi {
@@ -11,7 +12,7 @@ void CapabilityChain::add(std::uint16_t id, std::uint16_t version,
   bytes_.resize((start + sizeof(vfio_info_cap_header) + payload.size() + 7) & ~std::size_t{7});
   const vfio_info_cap_header header{.id = id, .version = version, .next = 0};
   std::memcpy(&bytes_[start], &header, sizeof header);
-  std::memcpy(&bytes_[start + sizeof header], payload.data(), payload.size());
+  std::ranges::copy(payload, bytes_.begin() + static_cast<std::ptrdiff_t>(start + sizeof header));
 }
 
 void CapabilityChain::shift(std::uint32_t base) {

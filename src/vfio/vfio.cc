@@ -25,7 +25,15 @@ unsigned take_lowest(std::set<unsigned>& used, unsigned first) {
 }  // namespace
 
 Vfio::Vfio(unsigned first_group) : first_group_(first_group) {}
-Vfio::~Vfio() = default;
+
+Vfio::~Vfio() {
+  // A group and its devices hold each other until they are unregistered.
+  for (const auto& [id, group] : groups_) {
+    std::vector<std::shared_ptr<Device>> devices;
+    const std::scoped_lock lock(group->device_lock_);
+    devices.swap(group->devices_);
+  }
+}
 
 void Vfio::register_iommu_driver(std::unique_ptr<iommu::Driver> driver) {
   iommu_drivers_.push_back(std::move(driver));
