@@ -215,7 +215,7 @@ class ServerProcess {
     Fd other(ends[1]);
     pid_ = check(fork(), "fork");
     if (pid_ != 0) return;
-    std::signal(SIGINT, SIG_IGN);  // ends the client
+    for (const int ending : {SIGINT, SIGTERM, SIGHUP}) std::signal(ending, SIG_IGN);
     socket_.reset();
     try {
       check(sched_setaffinity(0, sizeof cpus, &cpus), "sched_setaffinity");
