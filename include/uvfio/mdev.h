@@ -43,8 +43,8 @@ class Driver {
   [[nodiscard]] virtual std::string name() const = 0;
   // "vfio-pci", "vfio-platform", "vfio-ccw", "vfio-ap" (attribute device_api).
   [[nodiscard]] virtual std::string device_api() const = 0;
-  // Limit over all types of one parent; 0 is no limit. Unused when get_available answers.
-  [[nodiscard]] virtual unsigned max_instances() const { return 0; }
+  // Limit over all types of one parent. Unused when get_available answers.
+  [[nodiscard]] virtual unsigned max_instances() const { return 65535; }
   // How many more of `type` this parent can make. nullopt: the core counts, see max_instances.
   [[nodiscard]] virtual std::optional<unsigned> get_available(const Parent& parent,
                                                               const Type& type) {

@@ -130,7 +130,7 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] unsigned index() const { return index_; }
   [[nodiscard]] Group& group() const { return *group_; }
   [[nodiscard]] DeviceOps& ops() const { return *ops_; }
-  // Path below /sys of the device that this belongs to; shown in fdinfo.
+  // Path below /sys of the device that this belongs to.
   [[nodiscard]] const std::string& sysfs_path() const { return sysfs_path_; }
 
   // vfio_pin_pages: `pages` of contiguous IOVA. EINVAL: nothing asked for, device not open or

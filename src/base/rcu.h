@@ -4,18 +4,25 @@
 // it what synchronize() orders.
 #pragma once
 
-#if !defined(__SANITIZE_ADDRESS__)
-#define _LGPL_SOURCE  // inline the read side; its alignment promises do not hold under UBSan
-#endif
-#include <urcu/urcu-bp.h>
-
 #if defined(__SANITIZE_THREAD__)
 #define UVFIO_TSAN 1
-#elif defined(__has_feature)
+#endif
+#if defined(__SANITIZE_ADDRESS__)
+#define UVFIO_ASAN 1
+#endif
+#if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
 #define UVFIO_TSAN 1
 #endif
+#if __has_feature(address_sanitizer) || __has_feature(undefined_behavior_sanitizer)
+#define UVFIO_ASAN 1
 #endif
+#endif
+
+#ifndef UVFIO_ASAN
+#define _LGPL_SOURCE  // inline the read side; its alignment promises do not hold under UBSan
+#endif
+#include <urcu/urcu-bp.h>
 
 #ifdef UVFIO_TSAN
 extern "C" void __tsan_acquire(void* address);

@@ -18,6 +18,7 @@
 #include <optional>
 #include <system_error>
 
+#include "launcher/mount_namespace.h"
 #include "launcher/notify_filter.h"
 
 namespace uvfio::launcher {
@@ -54,29 +55,28 @@ struct SignalState {
   }
 };
 
-// Parent and child talk over a socket pair: the parent says "go", the child answers with the
-// listener of its filter, or with the reason why there is none.
-void send_listener(const Fd& socket, const Outcome<Fd>& listener) {
-  std::string text = listener ? "ready" : listener.error();
+// Parent and child talk over a socket pair: the parent says "go" and sends the server's root, the
+// child answers with the listener of its filter. Either may send a reason why not instead.
+void send_fd(const Fd& socket, const Outcome<int>& fd) {
+  std::string text = fd ? "ready" : fd.error();
   iovec part{.iov_base = text.data(), .iov_len = text.size()};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  if (listener) {
+  if (fd) {
     message.msg_control = control.data();
     message.msg_controllen = control.size();
     cmsghdr* header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(sizeof(int));
-    const int fd = listener->get();
-    memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    memcpy(CMSG_DATA(header), &*fd, sizeof(int));
   }
   static_cast<void>(sendmsg(socket.get(), &message, MSG_NOSIGNAL));
 }
 
-Outcome<Fd> receive_listener(const Fd& socket) {
+Outcome<Fd> receive_fd(const Fd& socket) {
   std::array<char, 1024> text{};
   iovec part{.iov_base = text.data(), .iov_len = text.size()};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
@@ -115,8 +115,14 @@ void set_environment(const Program::Command& command) {
 // The child: waits until everything is in place, then becomes the program.
 [[noreturn]] void become_program(const Program::Command& command, const Fd& socket,
                                  const SignalState& signals) {
-  char go = 0;
-  if (read(socket.get(), &go, 1) != 1) _exit(kExitFailed);  // the parent has said why
+  const auto root = receive_fd(socket);
+  if (!root) _exit(kExitFailed);  // the parent has said why
+  // Here, and not in the process that serves those files: a process that is killed while it waits for
+  // itself can never end.
+  if (auto laid = overlay(*root); !laid) {
+    send_fd(socket, std::unexpected(laid.error()));
+    _exit(kExitFailed);
+  }
   // A working directory below /dev or /sys is now covered: enter what is on top.
   std::error_code error;
   if (const auto directory = std::filesystem::current_path(error); !error) {
@@ -125,8 +131,11 @@ void set_environment(const Program::Command& command) {
   set_environment(command);
   {
     const auto listener = load_notify_filter();
-    send_listener(socket, listener);
-    if (!listener) _exit(kExitFailed);
+    if (!listener) {
+      send_fd(socket, std::unexpected(listener.error()));
+      _exit(kExitFailed);
+    }
+    send_fd(socket, listener->get());
   }
   signals.restore();
   std::vector<char*> arguments;
@@ -174,13 +183,15 @@ bool has_children() {
 // devices.
 void end_orphans() {
   while (has_children()) {
-    bool ended = false;
+    // All before the first wait: one may be stuck in a removal until another lets go of the device.
+    std::vector<pid_t> killed;
     for (const pid_t pid : children()) {
       // Ours and not waited for yet, so it is no other process of that number. EPERM: it has become
       // another user's, who may keep it.
-      if (kill(pid, SIGKILL) == 0 && waitpid(pid, nullptr, 0) == pid) ended = true;
+      if (kill(pid, SIGKILL) == 0) killed.push_back(pid);
     }
-    if (!ended) return;
+    if (killed.empty()) return;
+    for (const pid_t pid : killed) waitpid(pid, nullptr, 0);
   }
 }
 
@@ -220,16 +231,16 @@ Outcome<Program> Program::fork(const Command& command) {
 }
 
 Program::~Program() {
-  if (pid_ <= 0) return;
-  kill(pid_, SIGKILL);
-  waitpid(pid_, nullptr, 0);
+  if (pid_ > 0) {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  if (pid_ >= 0) end_orphans();
 }
 
-Outcome<Fd> Program::go() {
-  if (send(socket_.get(), "g", 1, MSG_NOSIGNAL) != 1) {
-    return failure("the program's process ended before it was ready");
-  }
-  auto listener = receive_listener(socket_);
+Outcome<Fd> Program::go(const Fd& server_root) {
+  send_fd(socket_, server_root.get());
+  auto listener = receive_fd(socket_);
   socket_.reset();
   return listener;
 }
@@ -237,6 +248,10 @@ Outcome<Fd> Program::go() {
 int Program::wait() {
   const sigset_t awaited = awaited_signals();
   const Fd signals(signalfd(-1, &awaited, SFD_CLOEXEC));
+  if (!signals) {
+    std::fprintf(stderr, "uvfio: cannot wait for the program: %s\n", strerror(errno));
+    return kExitFailed;
+  }
   std::optional<int> status;
   while (!status) {
     signalfd_siginfo info{};
@@ -250,7 +265,6 @@ int Program::wait() {
     // group.
   }
   pid_ = 0;
-  end_orphans();
   return WIFSIGNALED(*status) ? kExitSignal + WTERMSIG(*status) : WEXITSTATUS(*status);
 }
 

@@ -33,17 +33,18 @@ class Program {
   // child may do what it likes before it executes the program.
   [[nodiscard]] static Outcome<Program> fork(const Command& command);
   Program(Program&& other) noexcept
-      : pid_(std::exchange(other.pid_, 0)), socket_(std::move(other.socket_)) {}
+      : pid_(std::exchange(other.pid_, -1)), socket_(std::move(other.socket_)) {}
   Program& operator=(Program&&) = delete;
-  // Kills the process, unless wait() has seen its end.
+  // Ends what is left: the process, unless wait() has seen its end, and whatever it has left
+  // running. To be destroyed after the server: a process can be killed only when its request has
+  // been answered.
   ~Program();
 
-  // Installs the seccomp filter in the process and lets it execute the program. The result is the
-  // filter's listener.
-  [[nodiscard]] Outcome<Fd> go();
+  // Lays the server's directories over the machine's (mount_namespace.h), installs the seccomp filter
+  // in the process and lets it execute the program. The result is the filter's listener.
+  [[nodiscard]] Outcome<Fd> go(const Fd& server_root);
 
-  // Waits for the end of the program; then ends what it has left running. Returns the exit status
-  // of `uvfio run`.
+  // Waits for the end of the program. Returns the exit status of `uvfio run`.
   [[nodiscard]] int wait();
 
   [[nodiscard]] pid_t pid() const { return pid_; }
@@ -51,7 +52,7 @@ class Program {
  private:
   Program(pid_t pid, Fd socket) : pid_(pid), socket_(std::move(socket)) {}
 
-  pid_t pid_;
+  pid_t pid_;  // 0: waited for; -1: moved away
   Fd socket_;
 };
 

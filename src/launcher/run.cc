@@ -80,9 +80,8 @@ Outcome<int> try_run(const RunOptions& options) {
   const auto server = nodes::Server::create(host, server_options);
   if (!server) return std::unexpected(server.error());
   spdlog::info("mmap of device regions: {}", (*server)->passthrough() ? "yes" : "no");
-  if (auto laid = overlay((*server)->root()); !laid) return std::unexpected(laid.error());
 
-  auto listener = program->go();
+  auto listener = program->go((*server)->root());
   if (!listener) return std::unexpected(listener.error());
   const Supervisor supervisor(**server, std::move(*listener));
   spdlog::info("running {} as process {}", options.command.front(), program->pid());

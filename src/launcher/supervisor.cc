@@ -9,6 +9,7 @@
 #include <array>
 #include <cstring>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
 
 #include "base/log.h"
@@ -154,10 +155,21 @@ void Supervisor::work() {
   while (receive(notification)) {
     {
       const std::scoped_lock lock(mutex_);
-      if (--idle_ == 0 && !stopping_ && workers_.size() < kMaxWorkers) start_worker_locked();
+      --idle_;
+      try {
+        if (idle_ == 0 && !stopping_ && workers_.size() < kMaxWorkers) start_worker_locked();
+      } catch (const std::system_error& error) {
+        --idle_;
+        spdlog::warn("supervisor: no further thread: {}", error.what());
+      }
     }
     Call call(server_, listener_, notification);
-    serve(call);
+    try {
+      serve(call);
+    } catch (const std::exception& error) {
+      spdlog::error("supervisor: a request failed: {}", error.what());
+      call.answer(fail(ENOMEM));
+    }
     const std::scoped_lock lock(mutex_);
     ++idle_;
   }

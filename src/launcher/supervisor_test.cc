@@ -17,6 +17,7 @@
 #include <atomic>
 #include <csignal>
 #include <functional>
+#include <mutex>
 #include <thread>
 
 #include "launcher/models.h"
@@ -46,9 +47,10 @@ class FakeServer final : public nodes::Server {
       eventfd_t value = 0;
       eventfd_read(go_on_.get(), &value);
     }
-    if (opened_ && !all_closed()) ++still_open_;
     std::array<int, 2> ends{};
     if (pipe2(ends.data(), O_CLOEXEC) != 0) return fail(errno);
+    const std::scoped_lock lock(mutex_);
+    if (opened_ && !all_closed()) ++still_open_;
     opened_.reset(ends[0]);
     return Fd(ends[1]);
   }
@@ -76,7 +78,8 @@ class FakeServer final : public nodes::Server {
   unsigned still_open_ = 0;  // device files that were open when the next was asked for
 
  private:
-  Fd opened_;  // read end of the latest device file
+  std::mutex mutex_;  // guards the next, and still_open_ while there is a supervisor
+  Fd opened_;         // read end of the latest device file
   Fd none_;
   std::map<ino_t, nodes::OpenFile> files_;
 };

@@ -79,7 +79,8 @@ void Bus::unregister_parent(const std::shared_ptr<Parent>& parent) {
     parent->unregistering_ = true;
     const std::scoped_lock lock(list_mutex_);
     for (const auto& [uuid, device] : devices_) {
-      if (device->parent_ != parent || !device->active_) continue;
+      // Also one whose remover was too late for the lock, and has given up.
+      if (device->parent_ != parent) continue;
       device->active_ = false;
       children.push_back(device);
     }
@@ -94,7 +95,7 @@ Result<std::shared_ptr<Device>> Bus::create(const std::shared_ptr<Parent>& paren
   {
     const std::scoped_lock lock(list_mutex_);
     if (devices_.contains(uuid)) return fail(EEXIST);
-    if (parent->driver().max_instances() != 0 && !parent->driver().get_available(*parent, type)) {
+    if (!parent->driver().get_available(*parent, type)) {
       if (parent->instances_left_ == 0) return fail(EUSERS);
       --parent->instances_left_;
       device->counted_ = true;

@@ -51,13 +51,10 @@ Result<std::shared_ptr<DeviceFiles::Place>> DeviceFiles::make_place(DeviceNode::
   traits.backing = place->backing();
   const auto opener = [this](pid_t thread, int) -> Result<std::shared_ptr<OpenNode>> {
     const std::lock_guard lock(mutex_);
-    const auto ticket = tickets_.find(thread);
-    if (ticket == tickets_.end()) {
+    if (thread != clients_.server.self().thread() || !ticket_) {
       return fail(ENXIO);
     }
-    auto file = std::move(ticket->second);
-    tickets_.erase(ticket);
-    return file;
+    return std::exchange(ticket_, nullptr);
   };
   auto node = directory_->add_device(std::to_string(next_name_++), traits, opener);
   if (!node) {
@@ -68,22 +65,18 @@ Result<std::shared_ptr<DeviceFiles::Place>> DeviceFiles::make_place(DeviceNode::
 }
 
 Result<Fd> DeviceFiles::open(const Place& place, std::shared_ptr<OpenNode> file, int flags) {
-  const pid_t self = gettid();
+  SelfClient& self = clients_.server.self();
+  const auto turn = self.turn();
   {
     const std::lock_guard lock(mutex_);
-    tickets_.insert_or_assign(self, std::move(file));
+    ticket_ = std::move(file);
   }
-  Fd fd(openat(clients_.server.root().get(), place.path().c_str(), flags | O_CLOEXEC));
-  const int error = errno;
+  auto fd = self.open(place.path(), flags);
   std::shared_ptr<OpenNode> unused;  // goes after the lock
   const std::lock_guard lock(mutex_);
-  if (const auto ticket = tickets_.find(self); ticket != tickets_.end()) {
-    unused = std::move(ticket->second);
-    tickets_.erase(ticket);
-  }
+  unused = std::exchange(ticket_, nullptr);
   if (!fd) {
-    spdlog::error("nodes: cannot open a device file: errno {}", error);
-    return fail(error);
+    spdlog::error("nodes: cannot open a device file: errno {}", value(fd.error()));
   }
   return fd;
 }

@@ -14,7 +14,7 @@
 namespace uvfio::nodes {
 
 // Opens nodes of a hidden directory on behalf of clients. An open counts only with a ticket, which
-// says what is to be opened and by which of our threads; all others get ENXIO, as from the kernel's
+// says what is to be opened, and by our SelfClient; all others get ENXIO, as from the kernel's
 // anonymous inodes. Thread-safe.
 class DeviceFiles {
  public:
@@ -35,7 +35,7 @@ class DeviceFiles {
   std::mutex mutex_;
   std::uint64_t next_name_ = 0;
   std::map<const vfio::Device*, std::weak_ptr<Place>> devices_;
-  std::map<pid_t, std::shared_ptr<OpenNode>> tickets_;
+  std::shared_ptr<OpenNode> ticket_;  // what the open under way is for
 };
 
 }  // namespace uvfio::nodes

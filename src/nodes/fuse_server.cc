@@ -11,7 +11,6 @@
 #include <array>
 #include <cstdarg>
 #include <cstring>
-#include <map>
 #include <new>
 #include <shared_mutex>
 #include <unordered_map>
@@ -24,6 +23,7 @@
 #include "nodes/handle.h"
 #include "nodes/lanes.h"
 #include "nodes/mount.h"
+#include "nodes/self_client.h"
 #include "nodes/workers.h"
 
 namespace uvfio::nodes {
@@ -202,6 +202,7 @@ class FuseServer::Impl {
   void reply_open(fuse_req_t request, std::shared_ptr<Handle> handle, std::uint32_t flags,
                   int backing);
   bool answer_ourselves(fuse_req_t request, unsigned command, Handle& handle);
+  Result<std::shared_ptr<OpenNode>> ask(const Fd& fd, unsigned command);
 
   fuse_session* session_ = nullptr;
   std::unique_ptr<WorkerPool> workers_;
@@ -216,8 +217,11 @@ class FuseServer::Impl {
   struct Question {
     std::shared_ptr<OpenNode> answer;
   };
-  std::mutex questions_mutex_;
-  std::map<pid_t, Question*> questions_;  // by the thread that asks
+  std::mutex question_mutex_;
+  Question* question_ = nullptr;  // asked by self_ now
+
+ public:
+  SelfClient self_;
 };
 
 namespace {
@@ -246,13 +250,10 @@ FuseServer::Impl::~Impl() {
   // are the clients' files dropped, which is what slow requests wait for.
   lanes_.stop_resolver();
   if (workers_) {
-    const pid_t self = gettid();
-    Question pill;
-    {
-      const std::lock_guard lock(questions_mutex_);
-      questions_.emplace(self, &pill);
+    if (!control_) {
+      mount_.root.reset();  // nothing to send pills with: the end of the mount ends the workers
     }
-    workers_->stop([this] { return ::ioctl(control_.get(), kPill, 0) == 0; });
+    workers_->stop([this] { return control_ && ask(control_, kPill).has_value(); });
   }
   decltype(handles_) handles;
   {
@@ -338,7 +339,7 @@ std::string FuseServer::Impl::start() {
   free(buffer.mem);
   if (size <= 0 || !init_seen_ || fuse_session_exited(session_) != 0) {
     workers_.reset();
-    return "the kernel did not accept the FUSE session; Linux 5.2 or later is needed";
+    return "the kernel did not accept the FUSE session; Linux 5.14 or later is needed";
   }
   if (options_.passthrough && !passthrough_.start(device)) {
     spdlog::info("nodes: regions cannot be mapped: FUSE passthrough needs Linux 6.9 and root");
@@ -348,7 +349,13 @@ std::string FuseServer::Impl::start() {
     return "cannot start a thread";
   }
   struct statx info {};
-  control_.reset(openat(mount_.root.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!self_.start(mount_.root)) {
+    return fmt::format("cannot start a thread with descriptors of its own: {}", strerror(errno));
+  }
+  const auto turn = self_.turn();
+  if (auto control = self_.open(".", O_RDONLY | O_DIRECTORY)) {
+    control_ = std::move(*control);
+  }
   if (!control_ ||
       ::statx(mount_.root.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &info) != 0) {
     return fmt::format("cannot open the FUSE file system: {}", strerror(errno));
@@ -670,12 +677,11 @@ void FuseServer::Impl::statfs(fuse_req_t request, fuse_ino_t) {
 
 bool FuseServer::Impl::answer_ourselves(fuse_req_t request, unsigned command, Handle& handle) {
   {
-    const std::lock_guard lock(questions_mutex_);
-    const auto it = questions_.find(fuse_req_ctx(request)->pid);
-    if (it == questions_.end()) {
+    const std::lock_guard lock(question_mutex_);
+    if (fuse_req_ctx(request)->pid != self_.thread() || question_ == nullptr) {
       return false;
     }
-    it->second->answer = handle.share_node();
+    question_->answer = handle.share_node();
   }
   if (command == kPill) {
     WorkerPool::take_pill();
@@ -729,21 +735,31 @@ Result<std::shared_ptr<OpenNode>> FuseServer::Impl::identify(const Fd& fd) {
   if (!owns(fd)) {
     return fail(fcntl(fd.get(), F_GETFD) < 0 ? EBADF : EBADFD);
   }
-  const pid_t self = gettid();
-  Question question;
-  {
-    const std::lock_guard lock(questions_mutex_);
-    questions_.emplace(self, &question);
-  }
-  const int error = ::ioctl(fd.get(), kIdentify, 0) == 0 ? 0 : errno;
-  {
-    const std::lock_guard lock(questions_mutex_);
-    questions_.erase(self);
-  }
+  auto answer = ask(fd, kIdentify);
   // The asker wants to know things as they are after what its client has closed before.
   workers_->settle();
-  if (error != 0 || !question.answer) {
-    return fail(error == EBADF ? EBADF : EBADFD);
+  if (!answer) {
+    return fail(answer.error() == Errno{EBADF} ? EBADF : EBADFD);
+  }
+  if (!*answer) {
+    return fail(EBADFD);
+  }
+  return answer;
+}
+
+// Makes a private ioctl on one of our own files: what is open behind it.
+Result<std::shared_ptr<OpenNode>> FuseServer::Impl::ask(const Fd& fd, unsigned command) {
+  const auto turn = self_.turn();
+  Question question;
+  {
+    const std::lock_guard lock(question_mutex_);
+    question_ = &question;
+  }
+  const auto asked = self_.ioctl(fd, command);
+  const std::lock_guard lock(question_mutex_);
+  question_ = nullptr;
+  if (!asked) {
+    return std::unexpected(asked.error());
   }
   return question.answer;
 }
@@ -768,6 +784,7 @@ std::expected<std::unique_ptr<FuseServer>, std::string> FuseServer::create(
 
 const Fd& FuseServer::root() const { return impl_->mount_.root; }
 Passthrough& FuseServer::passthrough() { return impl_->passthrough_; }
+SelfClient& FuseServer::self() { return impl_->self_; }
 Result<std::shared_ptr<OpenNode>> FuseServer::identify(const Fd& fd) { return impl_->identify(fd); }
 bool FuseServer::owns(const Fd& fd) const { return impl_->owns(fd); }
 void FuseServer::watch_closes(const char* path) { impl_->watch_closes(path); }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "nodes/passthrough.h"
+#include "nodes/self_client.h"
 #include "nodes/tree.h"
 #include "uvfio/fd.h"
 
@@ -33,6 +34,9 @@ class FuseServer {
   [[nodiscard]] const Fd& root() const;
   // Backing files for DeviceNode::Traits::backing.
   [[nodiscard]] Passthrough& passthrough();
+
+  // For requests of this process to its own files: no other thread may make any.
+  [[nodiscard]] SelfClient& self();
 
   // Says that the device nodes in directory `path` are closed by clients: what is `settled` is quick
   // as long as nothing there was. Once for each such directory, before the first client.

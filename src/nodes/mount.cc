@@ -56,7 +56,7 @@ std::expected<DetachedMount, std::string> mount_detached() {
         "cannot make a FUSE file system: {}. {}", strerror(error),
         error == EPERM
             ? "CAP_SYS_ADMIN is needed: be root, or start in a user namespace (unshare -Urm)."
-        : error == ENOSYS ? "Linux 5.2 or later is needed."
+        : error == ENOSYS ? "Linux 5.14 or later is needed."
                           : "Is the fuse module there?"));
   }
   const std::string device = std::to_string(mount.device.get());

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <optional>
@@ -21,8 +22,9 @@
 namespace uvfio::nodes {
 namespace {
 
-constexpr int kStartThreads = 2;
-constexpr int kMaxIdle = 8;
+// Threads that wait for requests: as many from the start as are kept after a burst, so that the
+// server in peace is always the same.
+constexpr int kIdleThreads = 4;
 // How long a request waits for closes that were queued before it. They only wait for device models.
 constexpr auto kSettleLimit = std::chrono::seconds(2);
 
@@ -61,6 +63,9 @@ struct WorkerPool::Worker {
   [[nodiscard]] bool asleep() const {
     std::array<char, 128> text{};
     const ssize_t size = pread(stat.load(), text.data(), text.size(), 0);
+    if (size < 0 && errno == ESRCH) {
+      return true;  // the thread has ended: it will serve nothing more
+    }
     const std::string_view line(text.data(), static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
     const std::size_t end = line.rfind(") ");
     return end != std::string_view::npos && end + 2 < line.size() && line[end + 2] == 'S';
@@ -104,7 +109,7 @@ ssize_t WorkerPool::send(const iovec* pieces, int count) {
 void WorkerPool::take_pill() { pill_taken = true; }
 
 bool WorkerPool::start() {
-  for (int i = 0; i < kStartThreads; ++i) {
+  for (int i = 0; i < kIdleThreads; ++i) {
     if (!spawn() && i == 0) {
       return false;
     }
@@ -155,7 +160,7 @@ void WorkerPool::run(Worker& worker) {
       spawn();
     }
     fuse_session_process_buf(session_, &buffer);
-    const bool surplus = idle_.fetch_add(1, std::memory_order_relaxed) >= kMaxIdle;
+    const bool surplus = idle_.fetch_add(1, std::memory_order_relaxed) >= kIdleThreads;
     worker.stamp.fetch_add(1, std::memory_order_release);
     if ((pill_taken || surplus) && leave(worker, pill_taken)) {
       free(buffer.mem);
@@ -169,7 +174,7 @@ void WorkerPool::run(Worker& worker) {
 bool WorkerPool::leave(Worker& worker, bool pill) {
   const std::lock_guard lock(mutex_);
   // While stopping, pills are counted: nobody leaves without one.
-  if (!pill && (stopping_ || idle_.load(std::memory_order_relaxed) <= kMaxIdle)) {
+  if (!pill && (stopping_ || idle_.load(std::memory_order_relaxed) <= kIdleThreads)) {
     return false;
   }
   idle_.fetch_sub(1, std::memory_order_relaxed);

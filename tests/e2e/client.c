@@ -126,10 +126,8 @@ bool loop_back(int device, uint8_t byte) {
     unsigned number;
     uint8_t value;
   } writes[] = {
-      {UART_IER, 0},
-      {UART_LCR, UART_LCR_WLEN8},
-      {UART_MCR, 0},
-      {UART_FCR, UART_FCR_ENABLE_FIFO | UART_FCR_CLEAR_RCVR | UART_FCR_CLEAR_XMIT},
+      {UART_IER, 0},   {UART_LCR, UART_LCR_WLEN8},
+      {UART_MCR, 0},   {UART_FCR, UART_FCR_ENABLE_FIFO | UART_FCR_CLEAR_RCVR | UART_FCR_CLEAR_XMIT},
       {UART_TX, byte},
   };
   for (size_t i = 0; i < sizeof(writes) / sizeof(writes[0]); i++) {

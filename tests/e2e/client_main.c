@@ -1,11 +1,13 @@
 // A VFIO program in the states that tests need:
 //
 //   e2e_client use UUID                        everything once, from open to close
-//   e2e_client hold UUID                       opens the device, says "ready", waits for the end of its input
-//   e2e_client orphan UUID                     exits with 7; its child has the device and waits as above
-//   e2e_client orphans UUID                    exits with 7; of two children one has the device, and one, which has
-//                                              nothing, waits in its removal
-//   e2e_client remove_own UUID                 exits with 7 while a thread waits in the removal of the device that
+//   e2e_client hold UUID                       opens the device, says "ready", waits for the end of
+//   its input e2e_client orphan UUID                     says "ready", exits with 7; its child has
+//   the device and waits as above e2e_client orphans UUID                    the same with a second
+//   child, which has nothing and waits in the removal of
+//                                              the device
+//   e2e_client remove_own UUID                 exits with 7 while a thread waits in the removal of
+//   the device that
 //                                              this very process has open
 //   e2e_client walk UUID SPARE SEED KILL_AT    see walk() in client.h
 
@@ -22,9 +24,12 @@
 
 enum { kOrphanStatus = 7 };
 
-static void say_ready_and_wait(void) {
+static void say_ready(void) {
   puts("ready");
   fflush(stdout);
+}
+
+static void wait_for_end_of_input(void) {
   char byte;
   while (read(STDIN_FILENO, &byte, 1) > 0) {
   }
@@ -35,7 +40,8 @@ static int hold(char* uuid) {
   if (!open_client(&client, uuid)) {
     return EXIT_FAILURE;
   }
-  say_ready_and_wait();
+  say_ready();
+  wait_for_end_of_input();
   return EXIT_SUCCESS;
 }
 
@@ -64,10 +70,11 @@ static int orphans(char* uuid) {
     _exit(EXIT_SUCCESS);
   }
   if (!fork()) {
-    say_ready_and_wait();
+    wait_for_end_of_input();
     _exit(EXIT_SUCCESS);
   }
   wait_until_unlisted(client.group, uuid);
+  say_ready();
   return kOrphanStatus;
 }
 
@@ -86,12 +93,12 @@ static int orphan(char* uuid) {
   if (!open_client(&client, uuid)) {
     return EXIT_FAILURE;
   }
-  const pid_t child = fork();
-  if (child) {
-    return child < 0 ? EXIT_FAILURE : kOrphanStatus;
+  if (!fork()) {
+    wait_for_end_of_input();
+    return EXIT_SUCCESS;
   }
-  say_ready_and_wait();
-  return EXIT_SUCCESS;
+  say_ready();
+  return kOrphanStatus;
 }
 
 static int use(char* uuid) { return use_device(uuid) ? EXIT_SUCCESS : EXIT_FAILURE; }
@@ -100,8 +107,10 @@ static const struct {
   const char* name;
   int (*run)(char* uuid);
 } kModes[] = {
-    {"use", use},         {"hold", hold},
-    {"orphan", orphan},   {"orphans", orphans},
+    {"use", use},
+    {"hold", hold},
+    {"orphan", orphan},
+    {"orphans", orphans},
     {"remove_own", remove_own},
 };
 

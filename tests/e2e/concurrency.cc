@@ -2,8 +2,8 @@
 //
 //   uvfio run --mdev mtty-1 ... (kClients times) -- concurrency [CASE ...]
 //
-// Every wait here is for an event that must come. What waits when it must not ends in the time limit
-// of the test.
+// Every wait here is for an event that must come. What waits when it must not ends in the time
+// limit of the test.
 
 #include <linux/vfio.h>
 #include <sched.h>

@@ -7,11 +7,13 @@
 // have as many descriptors, mappings and threads as after the first rounds.
 //
 // Environment: UVFIO_KILL_ROUNDS (100), UVFIO_KILL_SEED (1), UVFIO_KILL_RSS_KIB, by how much the
-// server's memory may grow (8192).
+// server's memory may grow (8192, and 65536 with a sanitizer).
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/vfio.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,8 +29,10 @@
 #include <fstream>
 #include <map>
 #include <random>
+#include <sstream>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "client.h"
@@ -66,7 +70,9 @@ unsigned from_environment(const char* name, unsigned otherwise) {
 
 struct Usage {
   std::map<std::string, unsigned> descriptors;  // by what they lead to
+  unsigned file_mappings = 0;                   // the clients' shared memory among them
   unsigned mappings = 0;
+  bool sanitized = false;  // a sanitizer maps memory as it likes
   unsigned threads = 0;
   unsigned long resident_kib = 0;
 
@@ -104,7 +110,15 @@ Usage measure(pid_t server) {
   }
   std::ifstream maps(process / "maps");
   for (std::string line; std::getline(maps, line);) {
+    // RANGE MODE OFFSET DEVICE INODE PATH; the inode is 0 where there is no file.
+    std::istringstream fields(line);
+    std::string range, mode, offset, device;
+    unsigned long inode = 0;
+    fields >> range >> mode >> offset >> device >> inode;
     ++usage.mappings;
+    usage.file_mappings += inode != 0 ? 1 : 0;
+    usage.sanitized =
+        usage.sanitized || line.find("/libasan") != line.npos || line.find("/libtsan") != line.npos;
   }
   for (const auto& entry : fs::directory_iterator(process / "task")) {
     static_cast<void>(entry);
@@ -135,8 +149,9 @@ Usage measure_at_rest(pid_t server) {
 }
 
 void print(const char* when, const Usage& usage) {
-  std::printf("%s: %u descriptors, %u mappings, %u threads, %lu KiB resident\n", when,
-              usage.descriptor_count(), usage.mappings, usage.threads, usage.resident_kib);
+  std::printf("%s: %u descriptors, %u mappings (%u of files), %u threads, %lu KiB resident\n", when,
+              usage.descriptor_count(), usage.mappings, usage.file_mappings, usage.threads,
+              usage.resident_kib);
 }
 
 bool compare(const Usage& before, const Usage& after, unsigned tolerated_kib) {
@@ -153,7 +168,11 @@ bool compare(const Usage& before, const Usage& after, unsigned tolerated_kib) {
       same = false;
     }
   }
-  if (before.mappings != after.mappings) {
+  if (before.file_mappings != after.file_mappings) {
+    std::printf("mappings of files: %u, then %u\n", before.file_mappings, after.file_mappings);
+    same = false;
+  }
+  if (before.mappings != after.mappings && !after.sanitized) {
     std::printf("mappings: %u, then %u\n", before.mappings, after.mappings);
     same = false;
   }
@@ -270,6 +289,26 @@ bool round(const char* program, const char* uuid, unsigned seed) {
   return fresh_client(program, uuid) && passed;
 }
 
+// The server's least usage over some uses of it: a thread that a burst has left over ends with the next
+// requests, and its descriptors go with the ones after. What leaks never goes.
+Usage least_usage(pid_t server, const char* program, const char* uuid) {
+  constexpr int kTries = 12;
+  Usage least = measure_at_rest(server);
+  for (int i = 0; i < kTries; ++i) {
+    if (!fresh_client(program, uuid)) {
+      std::printf("a client that looks at the server at rest failed\n");
+    }
+    const Usage usage = measure_at_rest(server);
+    const auto size = [](const Usage& u) {
+      return std::tuple(u.descriptor_count(), u.threads, u.mappings);
+    };
+    if (size(usage) < size(least)) {
+      least = usage;
+    }
+  }
+  return least;
+}
+
 // Makes the server start as many threads as it will ever keep.
 void saturate(const char* uuid) {
   client client;
@@ -278,9 +317,10 @@ void saturate(const char* uuid) {
   }
   std::vector<std::thread> threads;
   for (int i = 0; i < 64; ++i) {
-    threads.emplace_back([&client] {
+    threads.emplace_back([&client, uuid] {
       for (int n = 0; n < 50; ++n) {
         get_device_info(client.device);
+        close(ioctl(client.group, VFIO_GROUP_GET_DEVICE_FD, uuid));
       }
     });
   }
@@ -313,7 +353,7 @@ int main(int argc, char** argv) {
   unsigned failed = 0;
   for (unsigned i = 0; i < kWarmUpRounds + rounds; ++i) {
     if (i == kWarmUpRounds) {
-      before = measure_at_rest(server);
+      before = least_usage(server, argv[1], uuid);
       print("after the warm-up", before);
     }
     if (!round(argv[1], uuid, first_seed + i)) {
@@ -321,9 +361,10 @@ int main(int argc, char** argv) {
       ++failed;
     }
   }
-  const Usage after = measure_at_rest(server);
+  const Usage after = least_usage(server, argv[1], uuid);
   print("after the last round", after);
-  const bool same = compare(before, after, from_environment("UVFIO_KILL_RSS_KIB", 8192));
+  const bool same = compare(before, after,
+                            from_environment("UVFIO_KILL_RSS_KIB", after.sanitized ? 65536 : 8192));
   std::printf("%u rounds, %u failed\n", kWarmUpRounds + rounds, failed);
   return failed == 0 && same ? EXIT_SUCCESS : EXIT_FAILURE;
 }

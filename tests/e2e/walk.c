@@ -1,5 +1,5 @@
-// A random walk through the states of VFIO's objects. What a step does may well be refused: it takes
-// whatever is there, open or not. The walk never ends and never cleans up.
+// A random walk through the states of VFIO's objects. What a step does may well be refused: it
+// takes whatever is there, open or not. The walk never ends and never cleans up.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -241,8 +241,7 @@ static void step_reset(void) { ioctl(ANY(devices), VFIO_DEVICE_RESET); }
 static void step_migrate(void) {
   union {
     struct vfio_device_feature header;
-    char bytes[sizeof(struct vfio_device_feature) +
-               sizeof(struct vfio_device_feature_mig_state)];
+    char bytes[sizeof(struct vfio_device_feature) + sizeof(struct vfio_device_feature_mig_state)];
   } feature = {.header = {
                    .argsz = sizeof(feature),
                    .flags = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
@@ -348,7 +347,8 @@ static void* use_without_end(void* unused) {
 static void step_start_thread(void) {
   pthread_t thread;
   if (threads < kMaxThreads &&
-      !pthread_create(&thread, NULL, random_below(2) ? wait_for_interrupt : use_without_end, NULL)) {
+      !pthread_create(&thread, NULL, random_below(2) ? wait_for_interrupt : use_without_end,
+                      NULL)) {
     threads++;
   }
 }
@@ -359,14 +359,18 @@ static const struct {
   unsigned weight;
   void (*take)(void);
 } kSteps[] = {
-    {3, step_open_container}, {3, step_open_group},    {3, step_set_container},
-    {1, step_unset_container}, {3, step_set_iommu},    {4, step_open_device},
-    {3, step_attach},          {3, step_make_memory},  {2, step_change_memory},
-    {8, step_map},             {3, step_unmap},        {3, step_dirty_pages},
-    {2, step_ask_device},      {2, step_make_eventfd}, {6, step_set_irqs},
-    {4, step_use_uart},        {1, step_reset},        {4, step_migrate},
-    {4, step_use_stream},      {3, step_close},        {2, step_duplicate},
-    {1, step_fork},            {1, step_start_thread}, {1, step_create_device},
+    {3, step_open_container}, {3, step_open_group},
+    {3, step_set_container},  {1, step_unset_container},
+    {3, step_set_iommu},      {4, step_open_device},
+    {3, step_attach},         {3, step_make_memory},
+    {2, step_change_memory},  {8, step_map},
+    {3, step_unmap},          {3, step_dirty_pages},
+    {2, step_ask_device},     {2, step_make_eventfd},
+    {6, step_set_irqs},       {4, step_use_uart},
+    {1, step_reset},          {4, step_migrate},
+    {4, step_use_stream},     {3, step_close},
+    {2, step_duplicate},      {1, step_fork},
+    {1, step_start_thread},   {1, step_create_device},
     {1, step_remove_device},
 };
 

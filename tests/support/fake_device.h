@@ -103,7 +103,7 @@ class FakeDevice final : public vfio::DeviceOps, public vfio::DmaClient {
 // A driver whose devices are FakeDevices with one shared record.
 class FakeDriver final : public mdev::Driver {
  public:
-  explicit FakeDriver(unsigned max_instances = 0) : max_instances_(max_instances) {}
+  explicit FakeDriver(unsigned max_instances = 16) : max_instances_(max_instances) {}
   std::string name() const override { return "fake"; }
   std::string device_api() const override { return "vfio-pci"; }
   unsigned max_instances() const override { return max_instances_; }

@@ -19,7 +19,7 @@ void DirtyBitmap::set(std::uint64_t first, std::uint64_t count) {
   }
 }
 
-Status DirtyBitmap::report(UserBitmap& user, std::uint64_t at) const {
+Status DirtyBitmap::report(UserBitmap& user, std::uint64_t at, Take take) {
   const unsigned shift = at % 64;
   std::uint64_t carry = 0;
   if (shift != 0) {
@@ -28,24 +28,30 @@ Status DirtyBitmap::report(UserBitmap& user, std::uint64_t at) const {
     carry = *before;  // all of it: the kernel's bitmap_or works on whole words
   }
   std::array<std::uint64_t, 512> buffer;
+  std::array<std::uint64_t, 512> taken;
   const std::uint64_t total = (pages_ + shift + 63) / 64;
   for (std::uint64_t done = 0; done < total;) {
     const std::uint64_t run = std::min<std::uint64_t>(total - done, buffer.size());
     for (std::uint64_t i = 0; i < run; ++i) {
-      const std::uint64_t word =
-          done + i < words() ? words_[done + i].load(std::memory_order_relaxed) : 0;
-      buffer[i] = carry | word << shift;
-      carry = shift != 0 ? word >> (64 - shift) : 0;
+      taken[i] = 0;
+      if (done + i < words()) {
+        auto& word = words_[done + i];
+        taken[i] = take == Take::yes ? word.exchange(0, std::memory_order_acq_rel)
+                                     : word.load(std::memory_order_acquire);
+      }
+      buffer[i] = carry | taken[i] << shift;
+      carry = shift != 0 ? taken[i] >> (64 - shift) : 0;
     }
-    if (auto written = user.write(at / 64 + done, std::span(buffer).first(run)); !written)
+    if (auto written = user.write(at / 64 + done, std::span(buffer).first(run)); !written) {
+      // What the user has not heard of is still to be told.
+      for (std::uint64_t i = 0; i < run && done + i < words(); ++i) {
+        words_[done + i].fetch_or(taken[i], std::memory_order_relaxed);
+      }
       return written;
+    }
     done += run;
   }
   return {};
-}
-
-void DirtyBitmap::clear() {
-  for (std::uint64_t i = 0; i < words(); ++i) words_[i].store(0, std::memory_order_relaxed);
 }
 
 }  // namespace uvfio::iommu::type1

@@ -38,8 +38,9 @@ class DirtyBitmap {
   // Copies all bits to bit `at` and on of the user's bitmap; the rest of the last word becomes 0.
   // Where `at` is inside a word, what the user has in that word stays set. EFAULT.
   // update_user_bitmap.
-  [[nodiscard]] Status report(UserBitmap& user, std::uint64_t at) const;
-  void clear();
+  // With Take::yes the bits are cleared in the same step, so that none set meanwhile is lost.
+  enum class Take { no, yes };
+  [[nodiscard]] Status report(UserBitmap& user, std::uint64_t at, Take take);
 
  private:
   [[nodiscard]] std::uint64_t words() const { return (pages_ + 63) / 64; }

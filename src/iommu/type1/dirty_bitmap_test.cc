@@ -25,7 +25,7 @@ TEST(DirtyBitmap, ReportsInPlace) {
   bitmap.set(62, 4);
   bitmap.set(129, 1);
   Words user(4, ~std::uint64_t{0});
-  ASSERT_TRUE(bitmap.report(user, 0));
+  ASSERT_TRUE(bitmap.report(user, 0, DirtyBitmap::Take::no));
   EXPECT_EQ(user.words, (std::vector<std::uint64_t>{0xc000000000000001, 3, 2, ~std::uint64_t{0}}));
 }
 
@@ -34,17 +34,32 @@ TEST(DirtyBitmap, ShiftsAndKeepsTheSharedWord) {
   bitmap.set(0, 1);
   bitmap.set(63, 1);
   Words user(3, 0x10f);
-  ASSERT_TRUE(bitmap.report(user, 4));
+  ASSERT_TRUE(bitmap.report(user, 4, DirtyBitmap::Take::no));
   EXPECT_EQ(user.words, (std::vector<std::uint64_t>{0x11f, 1u << 3, 0x10f}));
 }
 
-TEST(DirtyBitmap, ClearsEverything) {
+TEST(DirtyBitmap, TakesWhatItReports) {
   DirtyBitmap bitmap(100);
   bitmap.set(0, 100);
-  bitmap.clear();
   Words user(2, 5);
-  ASSERT_TRUE(bitmap.report(user, 0));
+  ASSERT_TRUE(bitmap.report(user, 0, DirtyBitmap::Take::yes));
+  EXPECT_EQ(user.words, (std::vector<std::uint64_t>{~std::uint64_t{0}, 0xfffffffff}));
+  ASSERT_TRUE(bitmap.report(user, 0, DirtyBitmap::Take::yes));
   EXPECT_EQ(user.words, (std::vector<std::uint64_t>{0, 0}));
+}
+
+TEST(DirtyBitmap, KeepsWhatCouldNotBeTold) {
+  class Broken final : public UserBitmap {
+   public:
+    Result<std::uint64_t> read(std::uint64_t) override { return 0; }
+    Status write(std::uint64_t, std::span<const std::uint64_t>) override { return fail(EFAULT); }
+  } broken;
+  DirtyBitmap bitmap(10);
+  bitmap.set(3, 1);
+  EXPECT_EQ(bitmap.report(broken, 0, DirtyBitmap::Take::yes), fail(EFAULT));
+  Words user(1, 0);
+  ASSERT_TRUE(bitmap.report(user, 0, DirtyBitmap::Take::yes));
+  EXPECT_EQ(user.words[0], 8u);
 }
 
 }  // namespace

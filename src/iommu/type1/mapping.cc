@@ -12,11 +12,9 @@ Status Mapping::resolve() {
     reach_.store(Reach::direct, std::memory_order_release);
     return {};
   }
-  if (view.error() == Errno{EFAULT} && writable) {
-    // A writable mapping of read-only memory may still be read: leave the decision to each access.
-    const auto readable = space->check(vaddr, size(), false);
-    if (!readable) return readable;
-  } else if (view.error() != Errno{EOPNOTSUPP}) {
+  // EFAULT: some page is missing, or does not admit what the mapping does. The kernel minds only the
+  // pages that are touched, so each access is left to find out.
+  if (view.error() != Errno{EOPNOTSUPP} && view.error() != Errno{EFAULT}) {
     return std::unexpected(view.error());
   }
   reach_.store(Reach::copy, std::memory_order_release);

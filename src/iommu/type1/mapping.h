@@ -56,7 +56,7 @@ class alignas(64) Mapping {
   // Memory of `first` if reach() is direct.
   [[nodiscard]] std::byte* host() const { return host_; }
 
-  // Finds out reach(). One thread at a time; takes system calls. EFAULT, ESRCH: the memory is not
+  // Finds out reach(). One thread at a time; takes system calls. ESRCH: the memory is not
   // there now, and reach() stays unknown.
   [[nodiscard]] Status resolve();
   // What keeps host() alive.

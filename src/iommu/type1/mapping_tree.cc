@@ -142,15 +142,13 @@ MappingTree::Remembered MappingTree::remembered(std::uint64_t iova) const {
 }
 
 // Idempotent, so readers need not agree who does it, nor whether the node is replaced meanwhile.
-void MappingTree::remember(std::uint64_t iova, std::uint64_t host) const {
+void MappingTree::remember(const Mapping& mapping, std::uint64_t host) const {
   const Node* root = published_.load(std::memory_order_acquire);
   if (root == nullptr) return;
-  const Leaf& leaf = *leaf_of(root, iova);
-  const unsigned at = leaf.slot(iova);
-  const Mapping& mapping = *leaf.mappings[at];
-  // A key may be lower than the first IOVA, and then has nothing to do with the page count.
-  if (mapping.first != leaf.keys[at] || iova < mapping.first || iova > mapping.last) return;
-  leaf.host(at).store(host, std::memory_order_release);
+  const Leaf& leaf = *leaf_of(root, mapping.first);
+  const unsigned at = leaf.slot(mapping.first);
+  // The mapping may have gone from the tree since it was found, and another one stand in its place.
+  if (leaf.mappings[at] == &mapping) leaf.host(at).store(host, std::memory_order_release);
 }
 
 Mapping* MappingTree::at_or_after_in(const Node* node, std::uint64_t iova) {

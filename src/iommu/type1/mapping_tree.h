@@ -38,7 +38,7 @@ class MappingTree {
     std::uint64_t host = 0;
   };
   [[nodiscard]] Remembered remembered(std::uint64_t iova) const;
-  void remember(std::uint64_t iova, std::uint64_t host) const;
+  void remember(const Mapping& mapping, std::uint64_t host) const;
 
   // For the one writer. The tree does not own the mappings, and they must not overlap.
   void insert(Mapping& mapping);

@@ -5,19 +5,25 @@
 namespace uvfio::iommu::type1 {
 
 std::uint64_t PinTable::pin(std::uint64_t first, std::uint64_t count) {
+  // All chunks before the first count: then nothing can fail any more.
+  const std::uint64_t last = (first + count - 1) / kChunkPages;
+  auto at = chunks_.lower_bound(first / kChunkPages);
+  const auto missing = [&](std::uint64_t index) { return at == chunks_.end() || at->first != index; };
+  for (std::uint64_t index = first / kChunkPages; index <= last; ++index, ++at) {
+    if (missing(index)) at = chunks_.emplace_hint(at, index, std::make_unique<Chunk>());
+  }
   std::uint64_t fresh = 0;
-  while (count != 0) {
-    auto& chunk = chunks_[first / kChunkPages];
-    if (!chunk) chunk = std::make_unique<Chunk>();
+  for (at = chunks_.find(first / kChunkPages); count != 0; ++at) {
+    Chunk& chunk = *at->second;
     const std::uint64_t offset = first % kChunkPages;
     const std::uint64_t run = std::min(count, kChunkPages - offset);
-    std::uint32_t* references = chunk->references.data() + offset;
+    std::uint32_t* references = chunk.references.data() + offset;
     std::uint32_t chunk_fresh = 0;
     for (std::uint64_t i = 0; i < run; ++i) {  // no branch: the compiler makes vectors of it
       chunk_fresh += references[i] == 0 ? 1 : 0;
       ++references[i];
     }
-    chunk->pinned += chunk_fresh;
+    chunk.pinned += chunk_fresh;
     fresh += chunk_fresh;
     first += run;
     count -= run;
@@ -28,32 +34,29 @@ std::uint64_t PinTable::pin(std::uint64_t first, std::uint64_t count) {
 
 std::uint64_t PinTable::unpin(std::uint64_t first, std::uint64_t count) {
   std::uint64_t released = 0;
-  while (count != 0) {
-    auto& chunk = chunks_[first / kChunkPages];
-    const std::uint64_t offset = first % kChunkPages;
-    const std::uint64_t run = std::min(count, kChunkPages - offset);
-    if (chunk) {
-      std::uint32_t* references = chunk->references.data() + offset;
-      std::uint32_t chunk_released = 0;
-      for (std::uint64_t i = 0; i < run; ++i) {
-        chunk_released += references[i] == 1 ? 1 : 0;
-        references[i] -= references[i] != 0 ? 1 : 0;
-      }
-      chunk->pinned -= chunk_released;
-      if (chunk->pinned == 0) chunk.reset();
-      released += chunk_released;
+  const std::uint64_t end = first + count;
+  for (auto at = chunks_.lower_bound(first / kChunkPages);
+       at != chunks_.end() && at->first * kChunkPages < end;) {
+    Chunk& chunk = *at->second;
+    const std::uint64_t start = at->first * kChunkPages;
+    const std::uint64_t from = std::max(first, start) - start;
+    const std::uint64_t to = std::min(end - start, kChunkPages);
+    std::uint32_t chunk_released = 0;
+    for (std::uint64_t i = from; i < to; ++i) {
+      chunk_released += chunk.references[i] == 1 ? 1 : 0;
+      chunk.references[i] -= chunk.references[i] != 0 ? 1 : 0;
     }
-    first += run;
-    count -= run;
+    chunk.pinned -= chunk_released;
+    released += chunk_released;
+    at = chunk.pinned == 0 ? chunks_.erase(at) : std::next(at);
   }
   pinned_ -= released;
   return released;
 }
 
 std::uint64_t PinTable::memory_bytes() const {
-  const auto used =
-      std::ranges::count_if(chunks_, [](const auto& chunk) { return chunk != nullptr; });
-  return chunks_.capacity() * sizeof(chunks_[0]) + static_cast<std::uint64_t>(used) * sizeof(Chunk);
+  constexpr std::uint64_t kNode = 6 * sizeof(void*);  // of the map, about
+  return chunks_.size() * (sizeof(Chunk) + kNode);
 }
 
 }  // namespace uvfio::iommu::type1

@@ -3,19 +3,18 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <vector>
 
 namespace uvfio::iommu::type1 {
 
 // Dense reference counts, made by the chunk when the first page of one is pinned: 4 bytes a page
-// where the kernel has a 64-byte node. Pages are numbered from the start of the mapping. Not
-// thread-safe.
+// where the kernel has a 64-byte node. What is not pinned costs nothing, however large the mapping.
+// Pages are numbered from the start of the mapping. Not thread-safe.
 class PinTable {
  public:
-  explicit PinTable(std::uint64_t pages) : chunks_((pages + kChunkPages - 1) / kChunkPages) {}
-
-  // One more reference to each of `count` pages. Returns how many had none before.
+  // One more reference to each of `count` pages. Returns how many had none before. Throws
+  // std::bad_alloc, and then nothing has changed.
   std::uint64_t pin(std::uint64_t first, std::uint64_t count);
   // One reference less; pages that have none are passed over. Returns how many have none left now.
   std::uint64_t unpin(std::uint64_t first, std::uint64_t count);
@@ -35,7 +34,7 @@ class PinTable {
     std::uint32_t pinned = 0;  // entries that are not 0
   };
 
-  std::vector<std::unique_ptr<Chunk>> chunks_;
+  std::map<std::uint64_t, std::unique_ptr<Chunk>> chunks_;  // by page / kChunkPages
   std::uint64_t pinned_ = 0;
 };
 
@@ -47,12 +46,8 @@ void PinTable::for_each_run(Visit&& visit) const {
     if (length != 0) visit(start, length);
     length = 0;
   };
-  for (std::size_t index = 0; index < chunks_.size(); ++index) {
-    const Chunk* chunk = chunks_[index].get();
-    if (chunk == nullptr) {
-      flush();
-      continue;
-    }
+  for (const auto& [index, chunk] : chunks_) {
+    if (start + length != index * kChunkPages) flush();
     for (std::uint64_t page = 0; page < kChunkPages; ++page) {
       if (chunk->references[page] == 0) {
         flush();

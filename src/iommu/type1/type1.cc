@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <new>
 
 #include "base/log.h"
 #include "base/rcu.h"
@@ -51,6 +52,12 @@ class Type1::Removal {
     if (mappings_.empty()) return;
     iommu_.mappings_.publish();
     iommu_.generation_.fetch_add(1, std::memory_order_release);
+  }
+  // Nobody reads or writes through the mapping any longer on return.
+  void wait_for_readers(const Mapping& mapping) {
+    publish();
+    rcu::synchronize();
+    mapping.wait_for_users();
   }
   // Waits for the last reader and frees. With lock_ held.
   void finish() {
@@ -194,6 +201,8 @@ Result<std::uint64_t> Type1::unmap(const UnmapRequest& request) {
   const Mapping* asked = nullptr;  // whose devices were asked to unpin, and how often
   unsigned asked_times = 0;
 again:
+  // Again, too: tracking may have stopped while the lock was dropped.
+  if (request.bitmap != nullptr && !dirty_tracking_) return fail(EINVAL);
   if (v2_ && !all) {
     if (auto whole = check_not_cut(request.iova, last); !whole)
       return std::unexpected(whole.error());
@@ -215,14 +224,20 @@ again:
       notify_unmap(lock, *mapping);
       goto again;  // the lock was dropped: anything may have changed
     }
+    const std::uint64_t at = (mapping->first - request.iova) / page_size();
+    DirtyBitmap* const dirty = mapping->dirty.load();
     if (request.bitmap != nullptr) {
-      const std::uint64_t at = (mapping->first - request.iova) / page_size();
-      if (auto reported = mapping->dirty.load()->report(*request.bitmap, at); !reported) {
-        return std::unexpected(reported.error());
+      if (auto told = dirty->report(*request.bitmap, at, DirtyBitmap::Take::no); !told) {
+        return std::unexpected(told.error());
       }
     }
     unmapped += mapping->size();
     removal.take(*mapping);
+    if (request.bitmap != nullptr) {
+      // Once more when no device can write any longer: the last writes count, too.
+      removal.wait_for_readers(*mapping);
+      static_cast<void>(dirty->report(*request.bitmap, at, DirtyBitmap::Take::no));
+    }
   }
   return unmapped;
 }
@@ -294,8 +309,14 @@ Status Type1::pin_run(Mapping& mapping, std::uint64_t first, std::uint64_t pages
     if (auto resolved = mapping.resolve(); !resolved) return gone(resolved.error());
   }
   const bool direct = mapping.reach() == Mapping::Reach::direct;
-  if (!mapping.pins) mapping.pins = std::make_unique<PinTable>(mapping.pages());
-  if (const std::uint64_t fresh = mapping.pins->pin(first, pages); fresh != 0) {
+  std::uint64_t fresh = 0;
+  try {
+    if (!mapping.pins) mapping.pins = std::make_unique<PinTable>();
+    fresh = mapping.pins->pin(first, pages);
+  } catch (const std::bad_alloc&) {
+    return fail(ENOMEM);
+  }
+  if (fresh != 0) {
     Status allowed;
     if (!mapping.space->alive()) allowed = fail(ENODEV);
     if (allowed && !direct) {
@@ -367,7 +388,7 @@ Result<vfio::Translation> Type1::translate(std::uint64_t iova, std::uint64_t siz
   }
   const auto host = reinterpret_cast<std::uint64_t>(mapping->host());
   if (!tracking && reach == Mapping::Reach::direct && (host & kProtMask) == 0) {
-    mappings_.remember(iova, host | static_cast<std::uint64_t>(mapping->prot));
+    mappings_.remember(*mapping, host | static_cast<std::uint64_t>(mapping->prot));
   }
   return vfio::Translation{.first = mapping->first,
                            .last = mapping->last,
@@ -475,7 +496,11 @@ static void mark_pinned(const Mapping& mapping) {
 
 Status Type1::attach_dirty_bitmap(Mapping& mapping) {
   if (mapping.pages() > DirtyBitmap::kMaxPages) return fail(EINVAL);
-  mapping.dirty.store(new DirtyBitmap(mapping.pages()), std::memory_order_release);
+  try {
+    mapping.dirty.store(new DirtyBitmap(mapping.pages()), std::memory_order_release);
+  } catch (const std::bad_alloc&) {
+    return fail(ENOMEM);
+  }
   mark_pinned(mapping);
   return {};
 }
@@ -536,10 +561,14 @@ Status Type1::report_dirty(std::uint64_t iova, std::uint64_t size, std::uint64_t
   Status result;
   for_each_mapping(mappings_, iova, last, [&](Mapping& mapping) {
     DirtyBitmap& dirty = *mapping.dirty.load(std::memory_order_relaxed);
-    result = dirty.report(bitmap, (mapping.first - iova) / page_size());
-    if (!result) return false;
-    dirty.clear();
-    mark_pinned(mapping);
+    result = dirty.report(bitmap, (mapping.first - iova) / page_size(), DirtyBitmap::Take::yes);
+    if (result) mark_pinned(mapping);
+    return result.has_value();
+  });
+  // A write that was marked before the report has to be in memory before the client hears of it.
+  rcu::synchronize();
+  for_each_mapping(mappings_, iova, last, [](Mapping& mapping) {
+    mapping.wait_for_users();
     return true;
   });
   return result;
