@@ -196,7 +196,9 @@ std::optional<Result<int>> Supervisor::handle(Call& call) {
 }
 
 void Supervisor::serve(Call& call) {
+  auto errand = server_.errand();
   const auto result = handle(call);
+  errand.reset();
   if (result) {
     call.answer(*result);
   } else {

@@ -22,6 +22,10 @@ void Devfs::group_added(const std::shared_ptr<vfio::Group>& group) {
       return fail(ENODEV);
     }
     auto file = target->open();
+    if (!file && file.error() == Errno{EBUSY}) {
+      clients_.server.settle_errands();
+      file = target->open();
+    }
     if (!file) {
       return std::unexpected(file.error());
     }

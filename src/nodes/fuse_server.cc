@@ -141,6 +141,10 @@ class FuseServer::Impl {
 
   std::string start();
 
+  void settle_errands() {
+    errands_.wait();
+    workers_->settle();
+  }
   void watch_closes(const char* path) { workers_->closes().add(mount_.root, path); }
   Result<std::shared_ptr<OpenNode>> identify(const Fd& fd);
   [[nodiscard]] bool owns(const Fd& fd) const;
@@ -222,6 +226,7 @@ class FuseServer::Impl {
 
  public:
   SelfClient self_;
+  Errands errands_;
 };
 
 namespace {
@@ -785,6 +790,8 @@ std::expected<std::unique_ptr<FuseServer>, std::string> FuseServer::create(
 const Fd& FuseServer::root() const { return impl_->mount_.root; }
 Passthrough& FuseServer::passthrough() { return impl_->passthrough_; }
 SelfClient& FuseServer::self() { return impl_->self_; }
+Errands& FuseServer::errands() { return impl_->errands_; }
+void FuseServer::settle_errands() { impl_->settle_errands(); }
 Result<std::shared_ptr<OpenNode>> FuseServer::identify(const Fd& fd) { return impl_->identify(fd); }
 bool FuseServer::owns(const Fd& fd) const { return impl_->owns(fd); }
 void FuseServer::watch_closes(const char* path) { impl_->watch_closes(path); }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "nodes/errands.h"
 #include "nodes/passthrough.h"
 #include "nodes/self_client.h"
 #include "nodes/tree.h"
@@ -37,6 +38,12 @@ class FuseServer {
 
   // For requests of this process to its own files: no other thread may make any.
   [[nodiscard]] SelfClient& self();
+
+  // Work that holds files of clients; see errands.h.
+  [[nodiscard]] Errands& errands();
+  // For the opener of a node that is busy: on return, what clients have closed is closed, and what was
+  // done for those that were killed is over.
+  void settle_errands();
 
   // Says that the device nodes in directory `path` are closed by clients: what is `settled` is quick
   // as long as nothing there was. Once for each such directory, before the first client.

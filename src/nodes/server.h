@@ -53,6 +53,10 @@ class Server {
   // not be called from a thread that serves requests.
   [[nodiscard]] virtual OpenFile identify(const Fd& fd) = 0;
 
+  // To be held while this process works for a client that does not wait for it when it is killed, from
+  // before its files are looked at until none of them is held any more.
+  [[nodiscard]] virtual std::shared_ptr<const void> errand() = 0;
+
   // A descriptor for an object of the core, ready to be handed to a client. The descriptor's last
   // close drops the object.
   [[nodiscard]] virtual Result<Fd> open_device(std::shared_ptr<vfio::DeviceFile> file) = 0;

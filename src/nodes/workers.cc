@@ -118,16 +118,16 @@ bool WorkerPool::start() {
 }
 
 bool WorkerPool::spawn() {
-  std::vector<std::shared_ptr<Worker>> done;
+  std::vector<std::thread> done;
   bool started = false;
   {
     const std::lock_guard lock(mutex_);
     done.swap(gone_);
     if (!stopping_ && workers_.size() < max_threads_) {
-      auto& worker = *workers_.emplace_back(std::make_shared<Worker>());
+      const auto& worker = workers_.emplace_back(std::make_shared<Worker>());
       idle_.fetch_add(1, std::memory_order_relaxed);
       try {
-        worker.thread = std::thread([this, &worker] { run(worker); });
+        worker->thread = std::thread([this, worker] { run(*worker); });
         started = true;
       } catch (const std::system_error& error) {
         spdlog::warn("nodes: no further worker thread: {}", error.what());
@@ -136,8 +136,8 @@ bool WorkerPool::spawn() {
       }
     }
   }
-  for (const auto& worker : done) {
-    worker->thread.join();
+  for (auto& thread : done) {
+    thread.join();
   }
   return started;
 }
@@ -179,7 +179,7 @@ bool WorkerPool::leave(Worker& worker, bool pill) {
   }
   idle_.fetch_sub(1, std::memory_order_relaxed);
   const auto it = std::ranges::find_if(workers_, [&](const auto& w) { return w.get() == &worker; });
-  gone_.push_back(std::move(*it));
+  gone_.push_back(std::move(worker.thread));
   workers_.erase(it);
   left_.notify_all();
   return true;
@@ -198,8 +198,8 @@ void WorkerPool::stop(const std::function<bool()>& send_pill) {
       left_.wait(lock, [&] { return alive ? workers_.size() < before : workers_.empty(); });
     }
   }
-  for (const auto& worker : gone_) {
-    worker->thread.join();
+  for (auto& thread : gone_) {
+    thread.join();
   }
   gone_.clear();
 }

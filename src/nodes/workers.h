@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "nodes/close_watch.h"
@@ -87,7 +88,7 @@ class WorkerPool {
   std::condition_variable left_;
   bool stopping_ = false;
   std::vector<std::shared_ptr<Worker>> workers_;
-  std::vector<std::shared_ptr<Worker>> gone_;  // threads to be joined
+  std::vector<std::thread> gone_;  // to be joined
 };
 
 }  // namespace uvfio::nodes
