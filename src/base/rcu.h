@@ -4,20 +4,7 @@
 // it what synchronize() orders.
 #pragma once
 
-#if defined(__SANITIZE_THREAD__)
-#define UVFIO_TSAN 1
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#define UVFIO_ASAN 1
-#endif
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define UVFIO_TSAN 1
-#endif
-#if __has_feature(address_sanitizer) || __has_feature(undefined_behavior_sanitizer)
-#define UVFIO_ASAN 1
-#endif
-#endif
+#include "base/sanitizers.h"
 
 #ifndef UVFIO_ASAN
 #define _LGPL_SOURCE  // inline the read side; its alignment promises do not hold under UBSan

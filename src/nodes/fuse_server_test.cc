@@ -315,11 +315,15 @@ TEST_F(FuseServerTest, CloseComesBeforeTheNextRequest) {
 
 TEST_F(FuseServerTest, BlockedRequestsHoldNobodyUp) {
   add_probe("dev");
-  std::latch entered(1);
-  std::atomic<bool> go{false};
-  on_store([&]() -> Status {
-    entered.count_down();
-    while (!go) std::this_thread::sleep_for(1ms);
+  // On the heap: that the writer waits for the reply orders nothing that a race detector could see.
+  struct Store {
+    std::latch entered{1};
+    std::atomic<bool> go{false};
+  };
+  const auto store = std::make_shared<Store>();
+  on_store([store]() -> Status {
+    store->entered.count_down();
+    while (!store->go) std::this_thread::sleep_for(1ms);
     return {};
   });
   add_attribute("remove", 0200, true);
@@ -327,7 +331,7 @@ TEST_F(FuseServerTest, BlockedRequestsHoldNobodyUp) {
     const Fd fd = open("remove", O_WRONLY);
     EXPECT_EQ(write(fd.get(), "1", 1), 1);
   });
-  entered.wait();
+  store->entered.wait();
   // More than there are workers at the start, each waiting for the other's sake.
   std::vector<Fd> fds;
   std::vector<std::shared_ptr<Probe>> probes;
@@ -343,7 +347,7 @@ TEST_F(FuseServerTest, BlockedRequestsHoldNobodyUp) {
   EXPECT_EQ(ioctl(fds[0].get(), kEcho, 3), 3);
   for (const auto& probe : probes) probe->go = true;
   for (auto& thread : waiting) thread.join();
-  go = true;
+  store->go = true;
   writer.join();
 }
 
