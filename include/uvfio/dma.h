@@ -14,6 +14,7 @@
 
 namespace uvfio::iommu {
 class Iommu;
+class Users;
 struct PinBuilder;
 }  // namespace uvfio::iommu
 
@@ -101,7 +102,8 @@ class Dma {
   Dma& operator=(Dma&&) = default;
   ~Dma();
 
-  // Copies, across mappings if need be. EINVAL: no mapping. EPERM: the mapping does not allow it
+  // Copies, across mappings if need be. EACCES: the device's DMA is switched off (Device::dma).
+  // EINVAL: no mapping. EPERM: the mapping does not allow it
   // (both directions need READ, as vfio_dma_rw). EFAULT: the client's memory is not there.
   [[nodiscard]] Status read(std::uint64_t iova, std::span<std::byte> data);
   [[nodiscard]] Status write(std::uint64_t iova, std::span<const std::byte> data);
@@ -123,13 +125,41 @@ class Dma {
   // [iova, iova + size) within one mapping. Errors as read, and EOPNOTSUPP: private memory.
   [[nodiscard]] Result<Window> translate(std::uint64_t iova, std::uint64_t size, Prot prot);
 
+  // As Window, for transfers that end in another thread, such as asynchronous I/O: any thread may drop
+  // it, also after the Dma object has gone. An unmap by the client waits for it.
+  class Hold {
+   public:
+    Hold() = default;
+    Hold(Hold&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), users_(std::exchange(other.users_, nullptr)) {}
+    Hold& operator=(Hold&& other) noexcept {
+      std::swap(data_, other.data_);
+      std::swap(users_, other.users_);
+      return *this;
+    }
+    ~Hold();
+    [[nodiscard]] std::byte* data() const { return data_; }
+
+   private:
+    friend class Dma;
+    std::byte* data_ = nullptr;
+    iommu::Users* users_ = nullptr;
+  };
+  // Errors as translate.
+  [[nodiscard]] Result<Hold> hold(std::uint64_t iova, std::uint64_t size, Prot prot);
+
  private:
   friend class Device;
-  explicit Dma(std::shared_ptr<iommu::Iommu> iommu);
+  Dma(std::shared_ptr<iommu::Iommu> iommu, const std::atomic<bool>* enabled);
 
   Result<std::byte*> lookup(std::uint64_t iova, std::uint64_t size, Prot prot);
 
+  [[nodiscard]] bool enabled() const {
+    return enabled_ == nullptr || enabled_->load(std::memory_order_acquire);
+  }
+
   std::shared_ptr<iommu::Iommu> iommu_;
+  const std::atomic<bool>* enabled_ = nullptr;
   const std::atomic<std::uint64_t>* generation_ = nullptr;
   std::uint64_t cached_generation_ = 0;
   Translation cached_;

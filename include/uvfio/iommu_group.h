@@ -1,9 +1,12 @@
 // The IOMMU's view of a group of devices: its number, and who owns its DMA (struct iommu_group).
 #pragma once
 
+#include <memory>
 #include <mutex>
+#include <vector>
 
 #include "uvfio/error.h"
+#include "uvfio/iommu_unit.h"
 
 namespace uvfio::iommu {
 
@@ -15,10 +18,15 @@ enum class GroupType {
 // Thread-safe.
 class IommuGroup {
  public:
-  IommuGroup(unsigned id, GroupType type) : id_(id), type_(type) {}
+  // `unit`: what its devices are behind; a real group has one. `reserved` come on top of the unit's.
+  IommuGroup(unsigned id, GroupType type, std::shared_ptr<Unit> unit = nullptr,
+             std::vector<ReservedRegion> reserved = {});
 
   [[nodiscard]] unsigned id() const { return id_; }
   [[nodiscard]] GroupType type() const { return type_; }
+  [[nodiscard]] const std::shared_ptr<Unit>& unit() const { return unit_; }
+  // Of the unit and of the group, by address.
+  [[nodiscard]] const std::vector<ReservedRegion>& reserved() const { return reserved_; }
 
   // A host driver that does DMA binds to, or leaves, a member. EBUSY: a VFIO user owns the group.
   [[nodiscard]] Status bind_host_driver();
@@ -32,6 +40,8 @@ class IommuGroup {
  private:
   const unsigned id_;
   const GroupType type_;
+  const std::shared_ptr<Unit> unit_;
+  const std::vector<ReservedRegion> reserved_;
   mutable std::mutex mutex_;
   unsigned host_drivers_ = 0;
   bool owned_ = false;

@@ -16,6 +16,7 @@
 
 namespace uvfio::iommu {
 
+class Users;
 using vfio::Prot;
 
 // A container's IOMMU. Thread-safe. Its ioctls differ from backend to backend and are no part of
@@ -65,6 +66,14 @@ class Iommu {
   [[nodiscard]] virtual Result<vfio::Translation> translate(std::uint64_t iova, std::uint64_t size,
                                                             Prot prot) {
     static_cast<void>(iova), static_cast<void>(size), static_cast<void>(prot);
+    return fail(ENOTTY);
+  }
+  // As translate, for memory that is used beyond the section: an unmap waits until the caller has left
+  // `users`, which this enters. EOPNOTSUPP: reached by copy only.
+  [[nodiscard]] virtual Result<std::byte*> hold(std::uint64_t iova, std::uint64_t size, Prot prot,
+                                                Users*& users) {
+    static_cast<void>(iova), static_cast<void>(size), static_cast<void>(prot),
+        static_cast<void>(users);
     return fail(ENOTTY);
   }
   [[nodiscard]] virtual Status resolve(std::uint64_t iova) {

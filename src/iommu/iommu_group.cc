@@ -1,6 +1,19 @@
 #include "uvfio/iommu_group.h"
 
+#include <algorithm>
+
 namespace uvfio::iommu {
+
+IommuGroup::IommuGroup(unsigned id, GroupType type, std::shared_ptr<Unit> unit,
+                       std::vector<ReservedRegion> reserved)
+    : id_(id), type_(type), unit_(std::move(unit)), reserved_([&] {
+        if (unit_) {
+          const auto& more = unit_->properties().reserved;
+          reserved.insert(reserved.end(), more.begin(), more.end());
+        }
+        std::ranges::sort(reserved, {}, &ReservedRegion::first);
+        return std::move(reserved);
+      }()) {}
 
 Status IommuGroup::bind_host_driver() {
   const std::scoped_lock lock(mutex_);

@@ -107,10 +107,10 @@ Status Device::dma_write(std::uint64_t iova, std::span<const std::byte> data) {
   return (*iommu)->dma_write(iova, data);
 }
 
-Result<Dma> Device::dma() {
+Result<Dma> Device::dma(const std::atomic<bool>* enabled) {
   auto iommu = open_iommu();
   if (!iommu) return std::unexpected(iommu.error());
-  return Dma(std::move(*iommu));
+  return Dma(std::move(*iommu), enabled);
 }
 
 DeviceFile::~DeviceFile() {

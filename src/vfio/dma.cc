@@ -5,6 +5,7 @@
 
 #include "base/rcu.h"
 #include "iommu/iommu.h"
+#include "iommu/users.h"
 
 namespace uvfio::iommu {
 
@@ -109,8 +110,8 @@ Status PinnedPages::write(std::uint64_t offset, std::span<const std::byte> data)
                         });
 }
 
-Dma::Dma(std::shared_ptr<iommu::Iommu> iommu)
-    : iommu_(std::move(iommu)), generation_(&iommu_->generation()) {}
+Dma::Dma(std::shared_ptr<iommu::Iommu> iommu, const std::atomic<bool>* enabled)
+    : iommu_(std::move(iommu)), enabled_(enabled), generation_(&iommu_->generation()) {}
 Dma::~Dma() = default;
 
 // Inside an RCU section: where [iova, iova + size) is in this process; nullptr: reached by copy
@@ -129,6 +130,7 @@ Result<std::byte*> Dma::lookup(std::uint64_t iova, std::uint64_t size, Prot prot
 
 Status Dma::read(std::uint64_t iova, std::span<std::byte> data) {
   if (data.empty()) return fail(EINVAL);
+  if (!enabled()) return fail(EACCES);
   {
     const rcu::ReadGuard guard;
     const auto host = lookup(iova, data.size(), Prot::read);
@@ -142,6 +144,7 @@ Status Dma::read(std::uint64_t iova, std::span<std::byte> data) {
 
 Status Dma::write(std::uint64_t iova, std::span<const std::byte> data) {
   if (data.empty()) return fail(EINVAL);
+  if (!enabled()) return fail(EACCES);
   {
     const rcu::ReadGuard guard;
     const auto host = lookup(iova, data.size(), Prot::read_write);
@@ -159,6 +162,7 @@ Dma::Window::~Window() {
 
 Result<Dma::Window> Dma::translate(std::uint64_t iova, std::uint64_t size, Prot prot) {
   if (size == 0) return fail(EINVAL);
+  if (!enabled()) return fail(EACCES);
   for (;;) {
     rcu::read_lock();
     const auto host = lookup(iova, size, prot);
@@ -167,6 +171,28 @@ Result<Dma::Window> Dma::translate(std::uint64_t iova, std::uint64_t size, Prot 
     rcu::read_unlock();
     if (host) return fail(EOPNOTSUPP);
     if (host.error() != Errno{EAGAIN}) return std::unexpected(host.error());
+    if (auto resolved = iommu_->resolve(iova); !resolved) return std::unexpected(resolved.error());
+  }
+}
+
+Dma::Hold::~Hold() {
+  if (users_ != nullptr) users_->leave();
+}
+
+Result<Dma::Hold> Dma::hold(std::uint64_t iova, std::uint64_t size, Prot prot) {
+  if (size == 0) return fail(EINVAL);
+  if (!enabled()) return fail(EACCES);
+  for (;;) {
+    {
+      const rcu::ReadGuard guard;
+      Hold held;
+      auto host = iommu_->hold(iova, size, prot, held.users_);
+      if (host) {
+        held.data_ = *host;
+        return held;
+      }
+      if (host.error() != Errno{EAGAIN}) return std::unexpected(host.error());
+    }
     if (auto resolved = iommu_->resolve(iova); !resolved) return std::unexpected(resolved.error());
   }
 }

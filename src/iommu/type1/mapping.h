@@ -7,6 +7,7 @@
 
 #include "iommu/type1/dirty_bitmap.h"
 #include "iommu/type1/pin_table.h"
+#include "iommu/users.h"
 #include "uvfio/dma.h"
 #include "uvfio/memory.h"
 
@@ -41,7 +42,7 @@ class alignas(64) Mapping {
 
  private:
   std::byte* host_ = nullptr;
-  std::atomic<std::uint32_t> users_{0};
+  Users users_;
   std::atomic<Reach> reach_{Reach::unknown};
 
  public:
@@ -63,16 +64,8 @@ class alignas(64) Mapping {
   [[nodiscard]] const std::shared_ptr<const void>& view_owner() const { return view_owner_; }
 
   // Users outside of RCU sections: an unmap waits for them.
-  void enter() { users_.fetch_add(1, std::memory_order_acquire); }
-  void leave() {
-    if (users_.fetch_sub(1, std::memory_order_release) == 1) users_.notify_all();
-  }
-  void wait_for_users() const {
-    for (auto users = users_.load(std::memory_order_acquire); users != 0;
-         users = users_.load(std::memory_order_acquire)) {
-      users_.wait(users, std::memory_order_acquire);
-    }
-  }
+  [[nodiscard]] Users& users() { return users_; }
+  void wait_for_users() const { users_.wait(); }
 
   // Guarded by Type1's lock.
   std::unique_ptr<PinTable> pins;

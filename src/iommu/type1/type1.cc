@@ -396,20 +396,31 @@ Result<vfio::Translation> Type1::translate(std::uint64_t iova, std::uint64_t siz
                            .prot = cacheable};
 }
 
+Result<std::byte*> Type1::hold(std::uint64_t iova, std::uint64_t size, Prot prot, Users*& users) {
+  const auto found = translate(iova, size, prot);
+  if (!found) return std::unexpected(found.error());
+  if (found->host == nullptr) return fail(EOPNOTSUPP);
+  Mapping* mapping = mappings_.find(iova);
+  if (mapping == nullptr) return fail(EAGAIN);  // went between the two looks at the tree
+  mapping->users().enter();
+  users = &mapping->users();
+  return found->host + (iova - found->first);
+}
+
 Status Type1::resolve(std::uint64_t iova) {
   Mapping* mapping = nullptr;
   {
     const rcu::ReadGuard guard;
     mapping = mappings_.find(iova);
     if (mapping == nullptr) return fail(EINVAL);
-    mapping->enter();
+    mapping->users().enter();
   }
   Status result;
   {
     const std::scoped_lock lock(resolve_lock_);
     result = mapping->resolve();
   }
-  mapping->leave();
+  mapping->users().leave();
   return result;
 }
 
@@ -432,7 +443,7 @@ Status Type1::dma_rw(std::uint64_t iova, Span data, Prot prot, Copy&& copy) {
         copy(mapping->host() + (iova - mapping->first), data.first(run));
         done = true;
       } else {
-        mapping->enter();
+        mapping->users().enter();
       }
       if (DirtyBitmap* dirty = mapping->dirty.load(std::memory_order_acquire);
           dirty != nullptr && prot == Prot::write) {
@@ -450,7 +461,7 @@ Status Type1::dma_rw(std::uint64_t iova, Span data, Prot prot, Copy&& copy) {
         copied = copy(*mapping->space, mapping->vaddr + (iova - mapping->first), data.first(run));
         done = true;
       }
-      mapping->leave();
+      mapping->users().leave();
       if (!copied) return copied.error() == Errno{ESRCH} ? fail(EPERM) : copied;
       if (!done) continue;  // known to be direct by now
     }

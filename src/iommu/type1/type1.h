@@ -71,6 +71,8 @@ class Type1 final : public Iommu {
   [[nodiscard]] Status dma_write(std::uint64_t iova, std::span<const std::byte> data) override;
   [[nodiscard]] Result<vfio::Translation> translate(std::uint64_t iova, std::uint64_t size,
                                                     Prot prot) override;
+  [[nodiscard]] Result<std::byte*> hold(std::uint64_t iova, std::uint64_t size, Prot prot,
+                                        Users*& users) override;
   [[nodiscard]] Status resolve(std::uint64_t iova) override;
   [[nodiscard]] const std::atomic<std::uint64_t>& generation() const override {
     return generation_;
