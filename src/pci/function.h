@@ -5,12 +5,10 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
 #include <span>
-#include <vector>
 
 #include "pci/bar_memory.h"
 #include "pci/config_map.h"
@@ -30,7 +28,7 @@ namespace uvfio::pci {
 // resets), the model's own, interrupts, the sink's own.
 class Function final : private Port {
  public:
-  // Connects and resets the model. EINVAL: its description contradicts itself or PCI (said in the
+  // Connects the model and resets it. EINVAL: its description contradicts itself or PCI (said in the
   // log). Otherwise what memfd_create and mmap say.
   [[nodiscard]] static Result<std::unique_ptr<Function>> create(std::unique_ptr<Model> model);
   ~Function() override;
@@ -41,7 +39,7 @@ class Function final : private Port {
 
   // --- Configuration space, the hardware's: the host's view.
 
-  [[nodiscard]] std::size_t config_size() const { return config_size_; }  // bytes: 256 or 4096
+  [[nodiscard]] std::size_t config_size() const { return map_.size; }  // bytes: 256 or 4096
   // Any bytes; split into naturally aligned 4, 2 and 1 byte accesses. EFAULT, and nothing done, when
   // any byte lies outside. A write may reset the function (FLR, D3hot -> D0).
   [[nodiscard]] Status config_read(std::uint64_t offset, std::span<std::byte> data);
@@ -58,13 +56,15 @@ class Function final : private Port {
   [[nodiscard]] std::uint64_t bar_size(unsigned bar) const;
   // [offset, offset + size) of a BAR, in naturally aligned accesses of 8, 4, 2 and 1 bytes. EINVAL: not
   // inside the BAR. EIO: a memory BAR that is not decoded now (command register, D3hot). I/O BARs
-  // that are not decoded read ones and drop writes. bar == kVgaRegion: the legacy VGA ranges, offset
-  // being the legacy address; the caller has checked it.
+  // that are not decoded read ones and drop writes. bar == kVgaRanges: `offset` is a legacy VGA address,
+  // which the caller has checked; EINVAL without Description::vga.
   [[nodiscard]] Status bar_read(unsigned bar, std::uint64_t offset, std::span<std::byte> data);
   [[nodiscard]] Status bar_write(unsigned bar, std::uint64_t offset,
                                  std::span<const std::byte> data);
   // Memory decoding is on, and the function is in D0: memory BARs can be accessed.
-  [[nodiscard]] bool memory_enabled() const;
+  [[nodiscard]] bool memory_enabled() const {
+    return memory_enabled_.load(std::memory_order_acquire);
+  }
   // The ROM BAR's size: a power of two, 0 without ROM. Its bytes are description().rom, then 0xff.
   [[nodiscard]] std::uint64_t rom_size() const { return map_.rom_size; }
   // A sparse memfd laid out as VFIO's device file (region index << 40), with the mappable parts of
@@ -105,9 +105,6 @@ class Function final : private Port {
   // The bare reset, nothing is restored.
   void reset();
 
-  // The function has been pulled: reads are all ones, writes lost, no DMA.
-  void disconnect();
-
   // --- The user of the function.
 
   // Gives the model the DMA of `device`, which is open until detach(). EBUSY: attached already.
@@ -117,43 +114,44 @@ class Function final : private Port {
   void detach();
 
  private:
-  Function(std::unique_ptr<Model> model, ConfigMap map, ConfigSpace config, BarMemory memory);
+  Function(std::unique_ptr<Model> model, const ConfigMap& map, BarMemory memory);
 
   // Port, for the model.
   std::span<std::byte> bar_memory(unsigned bar) override { return memory_.bar(bar); }
   Result<vfio::Dma> dma() override;
   InterruptMode interrupt_mode() override { return interrupts_.mode(); }
-  void raise(unsigned vector) override;
+  void raise(unsigned vector) override { interrupts_.raise(vector); }
   void set_intx(bool asserted) override { interrupts_.set_intx(asserted); }
 
-  template <typename Access>
-  Status access_bar(unsigned bar, std::uint64_t offset, std::size_t size, std::size_t widest,
-                    Access&& access);
+  enum class Space : std::uint8_t { memory, io };
+  [[nodiscard]] Result<Space> space_of(unsigned bar, std::uint64_t offset, std::size_t size) const;
+  [[nodiscard]] std::byte* plain_memory(unsigned bar, std::uint64_t offset) const;
   std::uint64_t read_piece(unsigned bar, std::uint64_t offset, unsigned width);
   void write_piece(unsigned bar, std::uint64_t offset, unsigned width, std::uint64_t value);
 
-  std::uint32_t config_get_locked(std::uint16_t offset, std::uint8_t width);
   void config_set_locked(std::uint16_t offset, std::uint8_t width, std::uint32_t value);
+  void refresh_config_locked();
   void apply_config_locked();
+  void apply_power_state_locked();
   void reset_locked();
   void reset_and_restore_locked();
 
   const std::unique_ptr<Model> model_;
   const Description& description_;
   const ConfigMap map_;
-  const std::size_t config_size_;
-  BarMemory memory_;
+  const ConfigSpace power_on_;
+  const BarMemory memory_;
   InterruptUnit interrupts_;
 
-  std::mutex config_mutex_;  // guards config_, power_state_
+  std::mutex config_mutex_;  // guards config_ and power_state_
   ConfigSpace config_;
   unsigned power_state_ = 0;
 
   std::shared_mutex access_;
+  // What the configuration comes to. Changed with config_mutex_ held.
   std::atomic<bool> io_enabled_{false};
   std::atomic<bool> memory_enabled_{false};
   std::atomic<bool> bus_master_{false};
-  std::atomic<bool> present_{true};
 
   std::mutex device_mutex_;  // guards device_
   vfio::Device* device_ = nullptr;
