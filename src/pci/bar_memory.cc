@@ -1,5 +1,6 @@
 #include "pci/bar_memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
