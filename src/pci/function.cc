@@ -72,13 +72,13 @@ Result<std::unique_ptr<Function>> Function::create(std::unique_ptr<Model> model)
 }
 
 Function::Function(std::unique_ptr<Model> model, const ConfigMap& map, BarMemory memory)
-    : model_(std::move(model)),
-      description_(model_->description()),
+    : description_(model->description()),
       map_(map),
       power_on_(make_config_space(description_, map)),
       memory_(std::move(memory)),
       interrupts_(description_),
-      config_(power_on_) {}
+      config_(power_on_),
+      model_(std::move(model)) {}
 
 Function::~Function() { reset(); }
 

@@ -136,8 +136,7 @@ class Function final : private Port {
   void reset_locked();
   void reset_and_restore_locked();
 
-  const std::unique_ptr<Model> model_;
-  const Description& description_;
+  const Description& description_;  // the model's
   const ConfigMap map_;
   const ConfigSpace power_on_;
   const BarMemory memory_;
@@ -155,6 +154,9 @@ class Function final : private Port {
 
   std::mutex device_mutex_;  // guards device_
   vfio::Device* device_ = nullptr;
+
+  // Last, so that it goes first: it may use all the rest while it lives.
+  const std::unique_ptr<Model> model_;
 };
 
 }  // namespace uvfio::pci
