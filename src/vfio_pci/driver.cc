@@ -93,20 +93,26 @@ class Driver::Bound final : public Place {
 
 std::shared_ptr<Driver::Set> Driver::set_for_locked(const pci::Device& device) {
   for (const auto& other : device.bus().reset_set(device)) {
-    if (const auto found = bound_.find(other.get()); found != bound_.end()) {
-      return found->second->set();
-    }
+    const auto found = bound_.find(other.get());
+    if (found != bound_.end() && found->second) return found->second->set();
   }
   return std::make_shared<Set>();
 }
 
 Status Driver::probe(pci::Device& device) {
+  Bound* bound = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    auto& slot = bound_[&device];
+    slot = std::make_unique<Bound>(device, set_for_locked(device));
+    bound = slot.get();
+  }
+  // Without the lock: a client may open the device as soon as it is registered.
+  auto registered =
+      vfio_.register_real(device.name(), device.sysfs_path(), device.iommu_group(),
+                          std::make_unique<VfioPciDevice>(device.function(), *bound));
   const std::lock_guard lock(mutex_);
-  auto bound = std::make_unique<Bound>(device, set_for_locked(device));
-  auto ops = std::make_unique<VfioPciDevice>(device.function(), *bound);
-  bound->vfio_device = vfio_.register_real(device.name(), device.sysfs_path(), device.iommu_group(),
-                                           std::move(ops));
-  bound_.emplace(&device, std::move(bound));
+  bound->vfio_device = std::move(registered);
   return {};
 }
 
