@@ -1,4 +1,4 @@
-// VFIO over PCI models: the kernel's vfio-pci.
+// VFIO over PCI models, for mdev drivers. Direct functions get it from the host's driver vfio-pci.
 #pragma once
 
 #include <memory>
@@ -6,11 +6,6 @@
 #include "uvfio/device.h"
 #include "uvfio/error.h"
 #include "uvfio/pci.h"
-#include "uvfio/pci_bus.h"
-
-namespace uvfio::vfio {
-class Vfio;
-}
 
 namespace uvfio::vfio_pci {
 
@@ -18,9 +13,5 @@ namespace uvfio::vfio_pci {
 // itself. ENOMEM and the like: no memory for what clients map.
 [[nodiscard]] Result<std::unique_ptr<vfio::DeviceOps>> make_mediated(
     std::unique_ptr<pci::Model> model);
-
-// The driver "vfio-pci" of the host's PCI bus: gives functions to the users of `vfio`, which outlives it. It takes
-// only functions that it is told to take (driver_override, new_id).
-[[nodiscard]] std::unique_ptr<pci::Driver> make_driver(vfio::Vfio& vfio);
 
 }  // namespace uvfio::vfio_pci

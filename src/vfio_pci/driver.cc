@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "pci/function.h"
-#include "uvfio/vfio_pci.h"
 #include "vfio_pci/device.h"
 
 namespace uvfio::vfio_pci {
@@ -125,16 +124,6 @@ void Driver::remove(pci::Device& device) {
   vfio_.unregister(vfio_device);
   const std::lock_guard lock(mutex_);
   bound_.erase(&device);
-}
-
-Result<std::unique_ptr<vfio::DeviceOps>> make_mediated(std::unique_ptr<pci::Model> model) {
-  auto function = pci::Function::create(std::move(model));
-  if (!function) return std::unexpected(function.error());
-  return std::make_unique<VfioPciDevice>(std::move(*function));
-}
-
-std::unique_ptr<pci::Driver> make_driver(vfio::Vfio& vfio) {
-  return std::make_unique<Driver>(vfio);
 }
 
 }  // namespace uvfio::vfio_pci
