@@ -1,7 +1,10 @@
 // The emulated host: everything that a kernel has one of.
 #pragma once
 
+#include <memory>
+
 #include "uvfio/mdev.h"
+#include "uvfio/type1_parameters.h"
 #include "uvfio/vfio.h"
 
 namespace uvfio {
@@ -14,8 +17,12 @@ class Host {
 
   [[nodiscard]] vfio::Vfio& vfio() { return vfio_; }
   [[nodiscard]] mdev::Bus& mdev() { return mdev_; }
+  // For containers to come, and those that there are.
+  [[nodiscard]] iommu::type1::Parameters& type1_parameters() { return *type1_parameters_; }
 
  private:
+  const std::shared_ptr<iommu::type1::Parameters> type1_parameters_ =
+      std::make_shared<iommu::type1::Parameters>();
   vfio::Vfio vfio_;
   mdev::Bus mdev_;
 };
