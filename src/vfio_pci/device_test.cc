@@ -19,6 +19,7 @@
 #include "tests/support/pci_model.h"
 #include "uapi/ioctl.h"
 #include "uvfio/host.h"
+#include "uvfio/iommu_unit.h"
 #include "uvfio/vfio_compat.h"
 #include "uvfio/vfio_pci.h"
 #include "vfio_pci/driver.h"
@@ -157,7 +158,7 @@ class DeviceTest : public ::testing::TestWithParam<bool> {
     unplug();
     auto model = std::make_unique<PciModel>(std::move(description), record_);
     if (GetParam()) {
-      auto device = host_.pci().plug({.address = {.bus = 1}, .group = "", .unit = nullptr, .reserved = {}},
+      auto device = host_.pci().plug({.address = {.bus = 1}, .group = "", .unit = unit_, .reserved = {}},
                                      std::move(model));
       ASSERT_TRUE(device);
       ASSERT_TRUE((*device)->set_driver_override("vfio-pci"));
@@ -193,6 +194,8 @@ class DeviceTest : public ::testing::TestWithParam<bool> {
     client_.put(kConfig, control, static_cast<std::uint16_t>(state));
   }
 
+  const std::shared_ptr<iommu::Unit> unit_ =
+      std::make_shared<iommu::Unit>(iommu::UnitProperties{});
   Host host_;
   PciModel::Record record_;
   std::shared_ptr<vfio::Device> mediated_;
@@ -786,7 +789,7 @@ class HotResetTest : public ::testing::Test {
       description.flr = flr_;
       description.power_management = flr_;
       devices_[i] = *host_.pci().plug(
-          {.address = address, .group = "", .unit = nullptr, .reserved = {}},
+          {.address = address, .group = "", .unit = unit_, .reserved = {}},
           std::make_unique<PciModel>(std::move(description), records_[i]));
       EXPECT_TRUE(devices_[i]->set_driver_override("vfio-pci"));
       EXPECT_TRUE(host_.pci().drivers_probe(devices_[i]->name()));
@@ -812,6 +815,8 @@ class HotResetTest : public ::testing::Test {
 
   const bool flr_ = std::string(::testing::UnitTest::GetInstance()->current_test_info()->name())
                         .find("WithoutFlr") == std::string::npos;
+  const std::shared_ptr<iommu::Unit> unit_ =
+      std::make_shared<iommu::Unit>(iommu::UnitProperties{});
   Host host_;
   std::array<PciModel::Record, 3> records_;
   std::array<std::shared_ptr<pci::Device>, 3> devices_;
