@@ -132,7 +132,7 @@ static struct vfio_bitmap pick_bitmap(struct world* world, uint64_t size) {
   }
   if (once_in(chance, 20)) {
     const uintptr_t places[] = {0, 0x1000, (uintptr_t)world->bitmap + kReadable - 4,
-                                (uintptr_t)world->read_only, 0xffff888000000000, UINTPTR_MAX};
+                                (uintptr_t)world->zeros, 0xffff888000000000, UINTPTR_MAX};
     bitmap.data = (void*)ONE_OF(chance, places);
   }
   return bitmap;
@@ -144,7 +144,7 @@ static const char* where(const struct world* world, const struct vfio_bitmap* bi
   if (data == world->bitmap) {
     return "good";
   }
-  return data == world->read_only ? "read_only" : data > world->bitmap ? "end" : "bad";
+  return data == world->zeros ? "read_only" : data > world->bitmap ? "end" : "bad";
 }
 
 static unsigned long long written(const struct world* world) {

@@ -24,6 +24,7 @@ static void* map_or_die(size_t size, int protection, int flags) {
 
 static void make_memory(struct world* world) {
   world->bitmap = map_or_die(kReadable + kReserved, PROT_NONE, MAP_PRIVATE);
+  world->zeros = map_or_die(kPage, PROT_READ, MAP_PRIVATE);
   world->argument = map_or_die(2 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED);
   // The same page once more, at another place.
   world->read_only = mremap(world->argument, 0, kPage, MREMAP_MAYMOVE);
@@ -74,6 +75,7 @@ void start_sequence(struct world* world, uint64_t seed) {
   world->unit = once_in(&world->chance, 4) ? 64 * kPage : kPage;
   memset(world->ranges, 0, sizeof(world->ranges));
   world->next_range = 0;
+  world->mdevs[0].informed = false;  // Nothing depends on the sequences before.
 }
 
 static void close_slot(int* fd) {

@@ -53,6 +53,7 @@ struct world {
   unsigned next_range;
   uint64_t unit;       // Granule of IOVAs and sizes, in bytes.
   char* bitmap;        // kReadable bytes, then kReserved without access.
+  char* zeros;         // A page that cannot be written.
   char* argument;      // A page for arguments, and the same page where it cannot be written; behind
   char* read_only;     // the first one is nothing.
 };
