@@ -166,9 +166,13 @@ char* make_pages(size_t pages) {
 void limit_locked_memory(size_t pages) {
   struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
   struct __user_cap_data_struct data[2];
-  const struct rlimit limit = {.rlim_cur = pages * kPage, .rlim_max = RLIM_INFINITY};
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_MEMLOCK, &limit)) {
+    give_up("getrlimit");
+  }
+  limit.rlim_cur = pages * kPage;
   if (setrlimit(RLIMIT_MEMLOCK, &limit) || syscall(SYS_capget, &header, data)) {
-    give_up("RLIMIT_MEMLOCK");
+    give_up("setrlimit");
   }
   data[0].effective &= ~(1u << CAP_IPC_LOCK);
   if (syscall(SYS_capset, &header, data)) {

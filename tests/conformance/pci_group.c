@@ -206,6 +206,11 @@ static long bind_driver(const char* name) {
   return write_file("/sys/bus/pci/drivers/vfio-pci/bind", name, strlen(name));
 }
 
+// Makes vfio-pci the driver that fits.
+static long override_driver(const char* name) {
+  return write_file(pci_file(name, "driver_override"), "vfio-pci", 8);
+}
+
 static long unbind_driver(const char* name) {
   return write_file("/sys/bus/pci/drivers/vfio-pci/unbind", name, strlen(name));
 }
@@ -213,6 +218,7 @@ static long unbind_driver(const char* name) {
 static void binding(void) {
   const char* const name = pci_name(0);
   const char* const node = pci_group_path(0);
+  check("override", override_driver(name));
   check("bind.bound", bind_driver(name));
   check("unbind", unbind_driver(name));
   check_value("node", "%d", !access(node, F_OK));
@@ -233,6 +239,7 @@ static void unbind_attached(void) {
   const char* const name = pci_name(0);
   struct vfio vfio = open_pci(0, kType1v2);
   char* const memory = make_pages(1);
+  check("override", override_driver(name));
   check("map", map_memory(vfio.container, kRW, memory, 0x100000, kPage));
   const int second = open_pci_group(1);
   check("attach_second", set_container(second, vfio.container));
@@ -253,6 +260,7 @@ static void rebind(void) {
   const unsigned most = 2;
   for (unsigned n = 0; n < most; n++) {
     if (access(pci_file(pci_name(n), "driver"), F_OK)) {
+      override_driver(pci_name(n));
       bind_driver(pci_name(n));
     }
   }

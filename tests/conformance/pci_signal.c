@@ -181,6 +181,7 @@ static void request(void) {
   const char* const name = pci_name(0);
   const int fd = make_eventfd();
   check("set", set_irqs(vfio.device, kEventfd | kTrigger, kReq, 1, fd));
+  check("override", write_file(pci_file(name, "driver_override"), "vfio-pci", 8));
   pid_t remover = fork();
   if (remover < 0) {
     give_up("fork");
