@@ -57,7 +57,8 @@ const char* node_of(const char* name) {
 
 static bool is_edu(const char* name) {
   return read_number(pci_file(name, "vendor")) == 0x1234 &&
-         read_number(pci_file(name, "device")) == 0x11e8 && !access(node_of(name), F_OK);
+         read_number(pci_file(name, "device")) == 0x11e8 &&
+         !strcmp(link_name(pci_file(name, "driver")), "vfio-pci") && !access(node_of(name), F_OK);
 }
 
 static int skip_dots(const struct dirent* entry) { return entry->d_name[0] != '.'; }
