@@ -27,7 +27,10 @@ void call_container(struct world* world) {
     return;
   }
   const uint32_t way = below(chance, 16);
-  const int type = ONE_OF(chance, kTypes);
+  int type = ONE_OF(chance, kTypes);
+  if (world->direct && type == 6) {
+    type = 3;  // The nesting type was retired.
+  }
   if (way < 7) {
     const int usual = once_in(chance, 3) ? VFIO_TYPE1_IOMMU : VFIO_TYPE1v2_IOMMU;
     const int wanted = once_in(chance, 3) ? type : usual;
@@ -187,9 +190,11 @@ static void device_info(struct world* world, unsigned d) {
   const long result = ioctl(device->fd, VFIO_DEVICE_GET_INFO, argument);
   take_back(world, answer, sizeof(answer));
   world->mdevs[device->mdev].informed |= !result;
+  // Whether a reset works depends on the slot.
+  const uint32_t hidden = world->direct ? VFIO_DEVICE_FLAGS_RESET : 0;
   note_call(&world->record, with("device_info d%u argsz=%u%s", d, argsz, how), result,
-            "argsz=%u flags=%#x regions=%u irqs=%u", info->argsz, info->flags, info->num_regions,
-            info->num_irqs);
+            "argsz=%u flags=%#x regions=%u irqs=%u", info->argsz, info->flags & ~hidden,
+            info->num_regions, info->num_irqs);
 }
 
 static void region_info(struct world* world, unsigned d) {
@@ -203,8 +208,10 @@ static void region_info(struct world* world, unsigned d) {
   void* argument = place(world, &info, sizeof(info), &how);
   const long result = ioctl(world->devices[d].fd, VFIO_DEVICE_GET_REGION_INFO, argument);
   take_back(world, &info, sizeof(info));
+  const uint32_t hidden = world->direct ? VFIO_REGION_INFO_FLAG_MMAP : 0;
   note_call(&world->record, with("region_info d%u argsz=%u %u%s", d, argsz, info.index, how),
-            result, "flags=%#x size=%#llx offset=%#llx", info.flags, info.size, info.offset);
+            result, "flags=%#x size=%#llx offset=%#llx", info.flags & ~hidden, info.size,
+            info.offset);
 }
 
 // A serial card knows its interrupts only once it was asked for its info.
@@ -213,6 +220,9 @@ static void irq_info(struct world* world, unsigned d) {
     return;
   }
   struct vfio_irq_info info = {.argsz = sizeof(info), .index = below(&world->chance, 7)};
+  if (world->direct && info.index == VFIO_PCI_ERR_IRQ_INDEX) {
+    return;  // Older kernels have it for PCI Express only.
+  }
   const char* how;
   void* argument = place(world, &info, sizeof(info), &how);
   const long result = ioctl(world->devices[d].fd, VFIO_DEVICE_GET_IRQ_INFO, argument);
@@ -227,7 +237,7 @@ static void probe_feature(struct world* world, unsigned d) {
   struct vfio_device_feature feature = {
       .argsz = sizeof(feature),
       .flags = VFIO_DEVICE_FEATURE_PROBE | ONE_OF(&world->chance, kWays) |
-               below(&world->chance, 16),
+               below(&world->chance, world->direct ? 11 : 16),
   };
   const char* how;
   void* argument = place(world, &feature, sizeof(feature), &how);
@@ -255,7 +265,9 @@ void call_device(struct world* world) {
       probe_feature(world, d);
       break;
     case 4:
-      NOTE(&world->record, with("reset d%u", d), ioctl(*fd, VFIO_DEVICE_RESET));
+      if (!world->direct) {
+        NOTE(&world->record, with("reset d%u", d), ioctl(*fd, VFIO_DEVICE_RESET));
+      }
       break;
     case 5:
       NOTE(&world->record, with("map d%u", d), ioctl(*fd, VFIO_IOMMU_MAP_DMA, 0));

@@ -7,11 +7,15 @@
 #include <string.h>
 #include <unistd.h>
 
+#define PCI_DEVICES "/sys/bus/pci/devices"
+#define PCI_DRIVER "/sys/bus/pci/drivers/vfio-pci"
 #define TYPES "/sys/class/mdev_bus/mtty/mdev_supported_types"
 
 bool find_node(struct mdev* mdev) {
   char path[128], target[256];
-  snprintf(path, sizeof(path), MDEV_DEVICES "/%s/iommu_group", mdev->uuid);
+  const bool direct = mdev->uuid[4] == ':';
+  snprintf(path, sizeof(path), "%s/%s/iommu_group", direct ? PCI_DEVICES : MDEV_DEVICES,
+           mdev->uuid);
   ssize_t length = readlink(path, target, sizeof(target) - 1);
   mdev->exists = length > 0;
   if (mdev->exists) {
@@ -30,6 +34,18 @@ static long write_text(const char* path, const char* text) {
   const int error = errno;
   close(fd);
   errno = error;
+  return result;
+}
+
+bool override_driver(const struct mdev* mdev) {
+  char path[128];
+  snprintf(path, sizeof(path), PCI_DEVICES "/%s/driver_override", mdev->uuid);
+  return write_text(path, "vfio-pci") > 0;
+}
+
+long bind_device(struct mdev* mdev) {
+  const long result = write_text(PCI_DRIVER "/bind", mdev->uuid);
+  mdev->exists |= result > 0;
   return result;
 }
 
@@ -106,7 +122,37 @@ static void available(struct world* world) {
   }
 }
 
+static void bind(struct world* world, unsigned index) {
+  errno = 0;
+  const long result = bind_device(&world->mdevs[index]);
+  NOTE(&world->record, with("bind m%u", index), result);
+}
+
+static void unbind(struct world* world, unsigned index) {
+  close_users(world, index);
+  errno = 0;
+  const long result = write_text(PCI_DRIVER "/unbind", world->mdevs[index].uuid);
+  NOTE(&world->record, with("unbind m%u", index), result);
+  if (result > 0) {
+    world->mdevs[index].exists = false;
+  }
+}
+
+static void call_binding(struct world* world) {
+  const unsigned index = 1 + below(&world->chance, kMdevs - 1);
+  const bool sensible = !once_in(&world->chance, 8);
+  if (world->mdevs[index].exists == sensible) {
+    unbind(world, index);
+  } else {
+    bind(world, index);
+  }
+}
+
 void call_hotplug(struct world* world) {
+  if (world->direct) {
+    call_binding(world);
+    return;
+  }
   const unsigned index = 1 + below(&world->chance, kMdevs - 1);
   const uint32_t way = below(&world->chance, 8);
   if (way == 0) {

@@ -8,7 +8,8 @@
 enum { kLineSize = 512 };
 
 void start_record(struct record* record, bool print) {
-  *record = (struct record){.hash = EMPTY_HASH, .print = print};
+  *record = (struct record){
+      .hash = EMPTY_HASH, .print = print, .old_errnos = record->old_errnos};
 }
 
 uint64_t hash_bytes(uint64_t hash, const void* bytes, size_t size) {
@@ -20,7 +21,7 @@ uint64_t hash_bytes(uint64_t hash, const void* bytes, size_t size) {
 }
 
 void note_call(struct record* record, const char* arguments, long result, const char* format, ...) {
-  const int error = errno;
+  const int error = errno == EOVERFLOW && record->old_errnos ? EINVAL : errno;
   char line[kLineSize];
   int length = snprintf(line, sizeof(line), "%s = %ld%s%s ", arguments, result,
                         result == -1 ? " " : "", result == -1 ? strerrorname_np(error) : "");

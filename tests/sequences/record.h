@@ -16,6 +16,7 @@ struct record {
   uint64_t hash;   // Of all lines so far.
   uint64_t calls;  // How many.
   bool print;
+  bool old_errnos;  // EOVERFLOW reads EINVAL, as before Linux 6.18.
 };
 
 void start_record(struct record* record, bool print);

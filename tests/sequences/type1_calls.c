@@ -23,17 +23,13 @@ static void map(struct world* world) {
   static const uint32_t kOddFlags[] = {
       0, VFIO_DMA_MAP_FLAG_VADDR, VFIO_DMA_MAP_FLAG_VADDR | VFIO_DMA_MAP_FLAG_READ, 8, 1u << 31 | 3,
   };
-  static const uint64_t kOddAddresses[] = {
-      0, 1, 0x10000800, 0xffff888000000000, 0 - (uint64_t)kPage, 1ull << 63,
-  };
   struct chance* chance = &world->chance;
   const unsigned c = pick_container(world);
   const struct range range = pick_range(world);
   const struct vfio_iommu_type1_dma_map map = {
       .argsz = pick_argsz(world, sizeof(map)),
       .flags = once_in(chance, 12) ? ONE_OF(chance, kOddFlags) : 1 + below(chance, 3),
-      .vaddr = once_in(chance, 16) ? ONE_OF(chance, kOddAddresses)
-                                   : 0x10000000ull + below(chance, 64) * (uint64_t)kPage,
+      .vaddr = pick_memory(world),
       .iova = range.iova,
       .size = range.size,
   };
@@ -216,6 +212,8 @@ static void switch_tracking(struct world* world) {
   NOTE(&world->record, with("dirty c%u%s argsz=%u flags=%u", c, how, header.argsz, header.flags),
        ioctl(world->containers[c], VFIO_IOMMU_DIRTY_PAGES, argument));
 }
+
+void call_tracking(struct world* world) { switch_tracking(world); }
 
 void call_dirty(struct world* world) {
   const uint32_t way = below(&world->chance, 8);

@@ -12,6 +12,7 @@
 
 #include "../../include/uvfio/vfio_compat.h"
 #include "hotplug.h"
+#include "limits.h"
 
 static void* map_or_die(size_t size, int protection, int flags) {
   void* memory = mmap(NULL, size, protection, flags | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -36,27 +37,67 @@ static void make_memory(struct world* world) {
   }
 }
 
-bool discover(struct world* world) {
+enum {
+  kBufferPages = 512,
+  kSmooth = 128,  // From this page on there is nothing special in a buffer.
+};
+static const uintptr_t kBuffers[] = {0x10000000, 0x20000000};
+
+static void make_buffers(void) {
+  static const int kKinds[] = {MAP_PRIVATE, MAP_SHARED};
+  for (unsigned i = 0; i < 2; i++) {
+    char* buffer = (char*)kBuffers[i];
+    if (mmap(buffer, kBufferPages * kPage, PROT_READ | PROT_WRITE,
+             kKinds[i] | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != buffer ||
+        munmap(buffer + 40 * kPage, kPage) || mprotect(buffer + 50 * kPage, kPage, PROT_READ) ||
+        mprotect(buffer + 60 * kPage, kPage, PROT_NONE)) {
+      perror("buffer");
+      exit(2);
+    }
+  }
+}
+
+uint64_t pick_memory(struct world* world) {
+  static const uint64_t kOddAddresses[] = {
+      0, 1, 0x10000800, 0xffff888000000000, 0 - (uint64_t)kPage, 1ull << 63,
+  };
+  if (once_in(&world->chance, 16)) {
+    return ONE_OF(&world->chance, kOddAddresses);
+  }
+  const uint64_t page = below(&world->chance, 64) * (uint64_t)kPage;
+  if (!world->direct) {
+    return kBuffers[0] + page;
+  }
+  const uint64_t smooth = world->unit == kPage ? 0 : (uint64_t)kSmooth * kPage;
+  return ONE_OF(&world->chance, kBuffers) + smooth + page;
+}
+
+// The direct devices: functions 1.0, 2.0, 3.0 and 3.1, of which the last two share a group.
+static bool discover_direct(struct world* world) {
+  static const char kNames[kMdevs][16] = {"0000:00:01.0", "0000:00:02.0", "0000:00:03.0",
+                                          "0000:00:03.1"};
+  world->direct = true;
+  make_buffers();
+  drop_lock_capability();
+  for (unsigned i = 0; i < kMdevs; i++) {
+    strcpy(world->mdevs[i].uuid, kNames[i]);
+    if (!override_driver(&world->mdevs[i]) || !find_node(&world->mdevs[i])) {
+      return false;
+    }
+  }
+  return true;
+}
+
+static bool discover_mediated(struct world* world) {
   static const char kOwn[kMdevs][40] = {
       "",
       "c3d1f3a0-52c4-4c29-8f0e-000000000001",
       "c3d1f3a0-52c4-4c29-8f0e-000000000002",
       "c3d1f3a0-52c4-4c29-8f0e-000000000003",
   };
-  memset(world, 0, sizeof(*world));
   for (unsigned i = 1; i < kMdevs; i++) {
     strcpy(world->mdevs[i].uuid, kOwn[i]);
   }
-  for (unsigned i = 0; i < kContainers; i++) {
-    world->containers[i] = -1;
-  }
-  for (unsigned i = 0; i < kGroups; i++) {
-    world->groups[i].fd = -1;
-  }
-  for (unsigned i = 0; i < kDevices; i++) {
-    world->devices[i].fd = -1;
-  }
-  make_memory(world);
   DIR* devices = opendir(MDEV_DEVICES);
   for (struct dirent* entry; devices && (entry = readdir(devices));) {
     if (strlen(entry->d_name) == 36) {
@@ -69,6 +110,21 @@ bool discover(struct world* world) {
   return *world->mdevs[0].uuid && find_node(&world->mdevs[0]);
 }
 
+bool discover(struct world* world, bool direct) {
+  memset(world, 0, sizeof(*world));
+  for (unsigned i = 0; i < kContainers; i++) {
+    world->containers[i] = -1;
+  }
+  for (unsigned i = 0; i < kGroups; i++) {
+    world->groups[i].fd = -1;
+  }
+  for (unsigned i = 0; i < kDevices; i++) {
+    world->devices[i].fd = -1;
+  }
+  make_memory(world);
+  return direct ? discover_direct(world) : discover_mediated(world);
+}
+
 void start_sequence(struct world* world, uint64_t seed) {
   world->chance.state = seed;
   // In some sequences every range starts and ends at a word of a dirty bitmap.
@@ -76,6 +132,10 @@ void start_sequence(struct world* world, uint64_t seed) {
   memset(world->ranges, 0, sizeof(world->ranges));
   world->next_range = 0;
   world->mdevs[0].informed = false;  // Nothing depends on the sequences before.
+  if (world->direct) {
+    const uint32_t pages = world->unit == kPage ? 16 : 256;
+    limit_locked_memory(pages + below(&world->chance, 4 * pages));
+  }
 }
 
 static void close_slot(int* fd) {
@@ -98,6 +158,13 @@ void end_sequence(struct world* world) {
     close_slot(&world->containers[i]);
   }
   for (unsigned i = 1; i < kMdevs; i++) {
+    if (world->direct) {
+      if (!world->mdevs[i].exists && bind_device(&world->mdevs[i]) < 0) {
+        perror("bind");
+        exit(2);
+      }
+      continue;
+    }
     if (world->mdevs[i].exists && remove_mdev(&world->mdevs[i], "1") != 1) {
       perror("remove");
       exit(2);
@@ -151,7 +218,8 @@ static const uint64_t kBases[] = {
 };
 
 static uint64_t some_units(struct world* world) {
-  return (below(&world->chance, 16) + 1) * world->unit;
+  const uint32_t most = world->direct && world->unit != kPage ? 4 : 16;
+  return (below(&world->chance, most) + 1) * world->unit;
 }
 
 static uint64_t pick_size(struct world* world, uint64_t iova) {
@@ -161,8 +229,8 @@ static uint64_t pick_size(struct world* world, uint64_t iova) {
   switch (below(&world->chance, 8)) {
     case 0:
       return 0;
-    case 1:
-      return 0 - iova;  // To the very end.
+    case 1:  // To the very end, which older kernels do not reach.
+      return world->direct ? 3 * world->unit : 0 - iova;
     case 2:
       return world->unit - iova;  // Beyond it.
     case 3:
@@ -191,7 +259,9 @@ struct range pick_range(struct world* world) {
                                old.iova + old.size - world->unit, old.iova + old.size};
     range.iova = ONE_OF(chance, starts);
   } else {
-    range.iova = ONE_OF(chance, kBases) + below(chance, 64) * world->unit;
+    const uint64_t base = ONE_OF(chance, kBases);
+    // Nor its neighbourhood.
+    range.iova = (world->direct && base > 1ull << 63 ? 1ull << 48 : base) + below(chance, 64) * world->unit;
   }
   if (once_in(chance, 40)) {
     static const uint64_t kOff[] = {1, 0x800, 0xfff};

@@ -22,10 +22,10 @@ enum {
 };
 
 struct mdev {
-  char uuid[40];
-  bool exists;
-  bool informed;        // DEVICE_GET_INFO was called since it was made.
-  char node[32];        // Of its group.
+  char uuid[40];   // Or a PCI address.
+  bool exists;     // Or is bound to vfio-pci.
+  bool informed;   // DEVICE_GET_INFO was called since it was made.
+  char node[32];   // Of its group.
 };
 
 struct open_group {
@@ -49,6 +49,9 @@ struct world {
   struct open_group groups[kGroups];
   struct open_device devices[kDevices];
   struct mdev mdevs[kMdevs];
+  // They are direct PCI devices: memory is looked at when it is mapped. The reference kernel is older, so what the
+  // two versions answer differently is left out.
+  bool direct;
   struct range ranges[kRanges];  // Of the latest maps, whether they succeeded or not.
   unsigned next_range;
   uint64_t unit;       // Granule of IOVAs and sizes, in bytes.
@@ -58,8 +61,8 @@ struct world {
   char* read_only;     // the first one is nothing.
 };
 
-// Finds the mediated device that is there, and its parent; false: there is none.
-bool discover(struct world* world);
+// Finds the mediated device that is there, or all direct ones; false: there are too few.
+bool discover(struct world* world, bool direct);
 
 // Everything closed, no mediated devices of our own.
 void start_sequence(struct world* world, uint64_t seed);
@@ -68,6 +71,7 @@ void end_sequence(struct world* world);
 // Each of these makes one random call of its kind and notes it.
 void call_type1(struct world* world);
 void call_dirty(struct world* world);
+void call_tracking(struct world* world);  // Only starting and stopping.
 void call_container(struct world* world);
 void call_group(struct world* world);
 void call_mend(struct world* world);
@@ -85,6 +89,10 @@ void* place(struct world* world, const void* argument, size_t size, const char**
 void take_back(struct world* world, void* argument, size_t size);
 
 void close_device(struct world* world, unsigned slot);
+
+// What MAP_DMA is to map: client memory with a hole and pages that cannot be written or used, of both kinds
+// (private and shared); now and then what can be no memory at all.
+uint64_t pick_memory(struct world* world);
 
 // An IOVA and a size that have a good chance to meet what was mapped before.
 struct range pick_range(struct world* world);
