@@ -91,14 +91,18 @@ void Controller::write(std::uint64_t offset, std::uint32_t value) {
   }
 }
 
-void Controller::reset() {
-  std::unique_lock lock(reset_mutex_);
-  const unsigned ticket = ++resets_asked_;
-  signal(kFunctionReset);
-  reset_done_.wait(lock, [&] { return static_cast<int>(resets_done_ - ticket) >= 0; });
+void Controller::signal_and_wait(std::uint32_t signals) {
+  std::unique_lock lock(wait_mutex_);
+  const unsigned ticket = ++asked_;
+  signal(signals | kAnswer);
+  obeyed_.wait(lock, [&] { return static_cast<int>(answered_ - ticket) >= 0; });
 }
 
-void Controller::bus_master_changed() { signal(kLook); }
+void Controller::reset() { signal_and_wait(kFunctionReset); }
+
+void Controller::bus_master_changed(bool enabled) {
+  enabled ? signal(kLook) : signal_and_wait(kDrain);
+}
 
 // ---- The worker.
 
@@ -139,15 +143,18 @@ void Controller::sleep(std::optional<Interrupts::Clock::time_point> until) {
 
 void Controller::obey(std::uint32_t signals) {
   if (signals == 0) return;
+  unsigned ticket = 0;
+  if ((signals & kAnswer) != 0) {
+    // With what the last of them has asked for.
+    const std::lock_guard lock(wait_mutex_);
+    ticket = asked_;
+    signals |= signals_.exchange(0);
+  }
+  if ((signals & kStop) != 0) signal(kStop);  // for the loop to see
+  if ((signals & kDrain) != 0) drain();
   if ((signals & kFunctionReset) != 0) {
-    std::unique_lock lock(reset_mutex_);
-    const unsigned ticket = resets_asked_;
-    lock.unlock();
     controller_reset();
     registers_.power_on();
-    lock.lock();
-    resets_done_ = ticket;
-    reset_done_.notify_all();
   }
   if ((signals & kSubsystemReset) != 0) {
     controller_reset();
@@ -155,7 +162,14 @@ void Controller::obey(std::uint32_t signals) {
     registers_.set_status(csts::Nssro::kMask);
   }
   if ((signals & kControllerReset) != 0) controller_reset();
-  if ((signals & kConfiguration) == 0) return;
+  if ((signals & kConfiguration) != 0) configure();
+  if ((signals & kAnswer) == 0) return;
+  const std::lock_guard lock(wait_mutex_);
+  answered_ = ticket;
+  obeyed_.notify_all();
+}
+
+void Controller::configure() {
   const auto configuration = static_cast<std::uint32_t>(registers_.get(RegisterId::cc));
   if (cc::En::get(configuration) != 0 && !enabled_ && !failed_) enable(configuration);
   if (cc::Shn::get(configuration) != 0 && !shut_down_) shut_down();

@@ -36,8 +36,9 @@ class Controller {
 
   // Everything as after power-on. Waits for I/O under way; on return no memory of the host is held.
   void reset();
-  // Bus mastering has been switched: what had to stop may go on.
-  void bus_master_changed();
+  // Bus mastering has been switched. Off: waits for I/O under way, so that no memory of the host
+  // changes any more; on: what had to stop goes on.
+  void bus_master_changed(bool enabled);
 
  private:
   Controller(Identity identity, Namespaces namespaces, unsigned io_queues,
@@ -50,13 +51,17 @@ class Controller {
     kSubsystemReset = 1 << 2,
     kLook = 1 << 3,  // something else may have changed
     kFunctionReset = 1 << 4,
-    kStop = 1 << 5,
+    kDrain = 1 << 5,   // end the I/O under way
+    kAnswer = 1 << 6,  // somebody waits
+    kStop = 1 << 7,
   };
   void signal(std::uint32_t signals);
+  void signal_and_wait(std::uint32_t signals);
 
   // The worker, and what only it uses.
   void run();
   void obey(std::uint32_t signals);
+  void configure();
   void enable(std::uint32_t configuration);
   [[nodiscard]] bool start_queues(std::uint32_t configuration);
   void shut_down();
@@ -93,10 +98,11 @@ class Controller {
   bool failed_ = false;     // CSTS.CFS
   bool shut_down_ = false;  // CC.SHN has been obeyed
 
-  std::mutex reset_mutex_;
-  std::condition_variable reset_done_;
-  unsigned resets_asked_ = 0;
-  unsigned resets_done_ = 0;
+  // Of those who wait for the worker to have obeyed.
+  std::mutex wait_mutex_;
+  std::condition_variable obeyed_;
+  unsigned asked_ = 0;
+  unsigned answered_ = 0;
 
   std::thread worker_;  // last: it uses all of the above
 };

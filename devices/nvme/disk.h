@@ -29,7 +29,7 @@ class Disk final : public pci::Model {
   [[nodiscard]] std::uint64_t read_bar(unsigned bar, std::uint64_t offset, unsigned width) override;
   void write_bar(unsigned bar, std::uint64_t offset, unsigned width, std::uint64_t value) override;
   void reset() override { controller_->reset(); }
-  void bus_master_changed(bool) override { controller_->bus_master_changed(); }
+  void bus_master_changed(bool enabled) override { controller_->bus_master_changed(enabled); }
 
  private:
   Disk(pci::Description description, std::unique_ptr<Controller> controller)

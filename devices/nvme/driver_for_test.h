@@ -89,6 +89,7 @@ class Driver {
     const std::uint64_t offset = used_;
     used_ += pages * 4096;
     if (used_ > port_.memory().size()) std::abort();
+    std::ranges::fill(at(offset, pages * 4096), std::byte{0});
     return offset;
   }
   static std::uint64_t iova(std::uint64_t offset) { return testing::PciPort::kIova + offset; }
@@ -260,7 +261,7 @@ class Driver {
             .cdw11 = static_cast<std::uint32_t>(first >> 32),
             .cdw12 = blocks - 1};
   }
-  // PRPs for `size` bytes at `offset`, which may be inside a page; lists are allocated.
+  // PRPs for `size` bytes at `offset`, which may be inside a page.
   void set_prps(Command& each, std::uint64_t offset, std::uint64_t size) {
     std::vector<std::uint64_t> pages;
     for (std::uint64_t at = offset; at < offset + size; at = (at / 4096 + 1) * 4096)
@@ -274,11 +275,11 @@ class Driver {
       each.dptr[1] = pages[1];
       return;
     }
-    std::uint64_t list = allocate();
+    std::uint64_t list = list_page();
     each.dptr[1] = iova(list);
     for (std::size_t i = 1, entry = 0; i < pages.size(); ++i, ++entry) {
       if (entry == 511 && i + 1 < pages.size()) {
-        const std::uint64_t next = allocate();
+        const std::uint64_t next = list_page();
         store(list + entry * 8, iova(next));
         list = next;
         entry = 0;
@@ -290,6 +291,12 @@ class Driver {
   Queue admin;
 
  private:
+  // Lists are used again after as many as can be in flight.
+  std::uint64_t list_page() {
+    if (lists_ == 0) lists_ = allocate(kLists);
+    return lists_ + next_list_++ % kLists * 4096;
+  }
+
   // As Linux does it: the shadow first, and the doorbell if the event index is passed.
   void tell(Queue& queue, unsigned index, std::uint32_t value) {
     if (queue.shadow) {
@@ -308,7 +315,10 @@ class Driver {
 
   pci::Model& disk_;
   testing::PciPort& port_;
+  static constexpr std::uint64_t kLists = 256;
   std::uint64_t used_ = 0;
+  std::uint64_t lists_ = 0;
+  std::uint64_t next_list_ = 0;
   std::uint64_t shadow_ = 0;
   std::uint64_t event_indexes_ = 0;
   unsigned doorbells_rung_ = 0;
