@@ -28,6 +28,9 @@ struct Bar {
   // Parts that clients may map: whole pages, ascending, disjoint, no MSI-X table in them. They are
   // plain memory (Port::bar_memory): accesses to them, mapped or not, never reach the model.
   std::vector<Range> mappable;
+  // Accesses to mappable parts that are not made through a mapping do reach the model, which keeps
+  // bar_memory to what they mean: for registers that are mappable and watched.
+  bool trap_unmapped = false;
 };
 
 // The MSI-X capability: table and pending bits in a memory BAR of the model's choice. The library answers
@@ -100,8 +103,8 @@ class Model {
   // Called once, before anything else.
   virtual void connect(Port& port) = 0;
 
-  // A naturally aligned access of 1, 2, 4 or 8 bytes inside the BAR, in a part that is neither mappable nor
-  // MSI-X table or pending bits; values are little-endian numbers. Only while decoding is enabled.
+  // A naturally aligned access of 1, 2, 4 or 8 bytes inside the BAR, in a part that is neither mappable
+  // (but for trap_unmapped) nor MSI-X table or pending bits; values are little-endian numbers. Only while decoding is enabled.
   [[nodiscard]] virtual std::uint64_t read_bar(unsigned bar, std::uint64_t offset,
                                                unsigned width) = 0;
   virtual void write_bar(unsigned bar, std::uint64_t offset, unsigned width,
