@@ -37,9 +37,12 @@ class Vfio;
 // dropping the last reference releases all mappings. Thread-safe.
 class Container {
  public:
-  explicit Container(Vfio& vfio) : vfio_(vfio) {}
+  Container(Vfio& vfio, unsigned number) : vfio_(vfio), number_(number) {}
   ~Container();
   Container(const Container&) = delete;
+
+  // What logs and `uvfio inspect` call it; never used twice.
+  [[nodiscard]] unsigned number() const { return number_; }
 
   // VFIO_CHECK_EXTENSION: 0, or what the IOMMU driver says.
   [[nodiscard]] int check_extension(std::uint64_t extension);
@@ -55,6 +58,7 @@ class Container {
   void detach_group(Group& group);
 
   Vfio& vfio_;
+  const unsigned number_;
   mutable std::shared_mutex group_lock_;
   std::vector<Group*> groups_;  // in order of attachment
   std::shared_ptr<iommu::Iommu> iommu_;
@@ -218,9 +222,8 @@ class Vfio {
     return iommu_drivers_;
   }
 
-  [[nodiscard]] std::shared_ptr<Container> open_container() {
-    return std::make_shared<Container>(*this);
-  }
+  [[nodiscard]] std::shared_ptr<Container> open_container();
+  [[nodiscard]] std::vector<std::shared_ptr<Container>> containers() const;
   [[nodiscard]] std::shared_ptr<Group> find_group(unsigned id) const;
   [[nodiscard]] std::vector<std::shared_ptr<Group>> groups() const;
 
@@ -250,6 +253,8 @@ class Vfio {
   std::set<unsigned> group_ids_;       // in use
   std::set<unsigned> device_indexes_;  // in use
   std::map<unsigned, std::shared_ptr<Group>> groups_;
+  unsigned last_container_ = 0;
+  std::map<unsigned, std::weak_ptr<Container>> containers_;
 };
 
 }  // namespace uvfio::vfio

@@ -22,7 +22,7 @@ Status Container::set_iommu(std::uint64_t type) {
   Status result = fail(ENODEV);
   for (const auto& driver : vfio_.iommu_drivers()) {
     if (driver->check_extension(type) <= 0) continue;
-    auto iommu = driver->open(type);
+    auto iommu = driver->open(type, number_);
     if (!iommu) {
       result = std::unexpected(iommu.error());
       continue;

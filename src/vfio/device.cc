@@ -110,7 +110,9 @@ Status Device::dma_write(std::uint64_t iova, std::span<const std::byte> data) {
 Result<Dma> Device::dma(const std::atomic<bool>* enabled) {
   auto iommu = open_iommu();
   if (!iommu) return std::unexpected(iommu.error());
-  return Dma(std::move(*iommu), enabled);
+  auto path = (*iommu)->dma_path(*iommu, group_->iommu_group(), name_);
+  if (!path) return std::unexpected(path.error());
+  return Dma(std::move(*path), enabled);
 }
 
 DeviceFile::~DeviceFile() {

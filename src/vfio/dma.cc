@@ -110,8 +110,11 @@ Status PinnedPages::write(std::uint64_t offset, std::span<const std::byte> data)
                         });
 }
 
-Dma::Dma(std::shared_ptr<iommu::Iommu> iommu, const std::atomic<bool>* enabled)
-    : iommu_(std::move(iommu)), enabled_(enabled), generation_(&iommu_->generation()) {}
+Dma::Dma(std::shared_ptr<iommu::DmaPath> path, const std::atomic<bool>* enabled)
+    : path_(std::move(path)),
+      prot_of_write_(path_->prot_of_write()),
+      enabled_(enabled),
+      generation_(&path_->generation()) {}
 Dma::~Dma() = default;
 
 // Inside an RCU section: where [iova, iova + size) is in this process; nullptr: reached by copy
@@ -120,7 +123,7 @@ Result<std::byte*> Dma::lookup(std::uint64_t iova, std::uint64_t size, Prot prot
   const std::uint64_t generation = generation_->load(std::memory_order_acquire);
   if (generation != cached_generation_ || iova < cached_.first || iova > cached_.last ||
       size - 1 > cached_.last - iova || !allows(cached_.prot, prot)) [[unlikely]] {
-    auto found = iommu_->translate(iova, size, prot);
+    auto found = path_->translate(iova, size, prot);
     if (!found) return std::unexpected(found.error());
     cached_ = *found;
     cached_generation_ = generation;
@@ -139,7 +142,7 @@ Status Dma::read(std::uint64_t iova, std::span<std::byte> data) {
       return {};
     }
   }
-  return iommu_->dma_read(iova, data);
+  return path_->read(iova, data);
 }
 
 Status Dma::write(std::uint64_t iova, std::span<const std::byte> data) {
@@ -147,13 +150,13 @@ Status Dma::write(std::uint64_t iova, std::span<const std::byte> data) {
   if (!enabled()) return fail(EACCES);
   {
     const rcu::ReadGuard guard;
-    const auto host = lookup(iova, data.size(), Prot::read_write);
+    const auto host = lookup(iova, data.size(), prot_of_write_);
     if (host && *host != nullptr) {
       std::memcpy(*host, data.data(), data.size());
       return {};
     }
   }
-  return iommu_->dma_write(iova, data);
+  return path_->write(iova, data);
 }
 
 Dma::Window::~Window() {
@@ -171,7 +174,7 @@ Result<Dma::Window> Dma::translate(std::uint64_t iova, std::uint64_t size, Prot 
     rcu::read_unlock();
     if (host) return fail(EOPNOTSUPP);
     if (host.error() != Errno{EAGAIN}) return std::unexpected(host.error());
-    if (auto resolved = iommu_->resolve(iova); !resolved) return std::unexpected(resolved.error());
+    if (auto resolved = path_->resolve(iova); !resolved) return std::unexpected(resolved.error());
   }
 }
 
@@ -186,14 +189,14 @@ Result<Dma::Hold> Dma::hold(std::uint64_t iova, std::uint64_t size, Prot prot) {
     {
       const rcu::ReadGuard guard;
       Hold held;
-      auto host = iommu_->hold(iova, size, prot, held.users_);
+      auto host = path_->hold(iova, size, prot, held.users_);
       if (host) {
         held.data_ = *host;
         return held;
       }
       if (host.error() != Errno{EAGAIN}) return std::unexpected(host.error());
     }
-    if (auto resolved = iommu_->resolve(iova); !resolved) return std::unexpected(resolved.error());
+    if (auto resolved = path_->resolve(iova); !resolved) return std::unexpected(resolved.error());
   }
 }
 
