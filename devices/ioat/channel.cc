@@ -289,20 +289,16 @@ Channel::Engine* Channel::engine() {
 bool Channel::write_completion() {
   const std::uint64_t status = completed_ | static_cast<std::uint64_t>(state_);
   const auto where = registers_.load<std::uint64_t>(kChanCmp);
-  return engine_->descriptors.write(where, std::as_bytes(std::span(&status, 1))).has_value();
-}
-
-void Channel::fail_with(std::uint32_t error) {
-  errors_ |= error;
-  registers_.store(kChanErr, errors_);
-  const auto control = registers_.load<std::uint16_t>(kChanCtrl);
-  stop(ChanState::halted);
-  if ((control & ChanCtrl::kErrorCompletion) != 0 && error != ChanErr::kCompletionAddress &&
-      !write_completion()) {
-    errors_ |= ChanErr::kCompletionAddress;
-    registers_.store(kChanErr, errors_);
+  if (where % sizeof status == 0) {
+    // In one piece, and after all data: drivers poll it.
+    if (const auto window =
+            engine_->descriptors.translate(where, sizeof status, vfio::Prot::write)) {
+      std::atomic_ref(*reinterpret_cast<std::uint64_t*>(window->data()))
+          .store(status, std::memory_order_release);
+      return true;
+    }
   }
-  if ((control & ChanCtrl::kErrorInterrupt) != 0) interrupt();
+  return engine_->descriptors.write(where, std::as_bytes(std::span(&status, 1))).has_value();
 }
 
 // ---- Interrupts: one, then none until CHANCTRL's re-arm bit is written

@@ -244,12 +244,16 @@ TEST_F(IoatTest, RingWithCountsThatWrap) {
 }
 
 TEST_F(IoatTest, DoorbellOfZeroIsSeen) {
-  descriptor(0) = copy(kSource, kDestination, 8);
+  for (unsigned i = 0; i < 2; ++i) {
+    descriptor(i) = copy(kSource + 8 * i, kDestination + 8 * i, 8);
+    descriptor(i).next = descriptor_iova(1 - i);
+  }
+  fill_source(16);
   start(descriptor_iova(0), 65535);
-  wait_for(ChanState::idle);
-  fill_source(8);
+  wait(kChanSts, [](std::uint64_t status) { return status == (descriptor_iova(0) | 1); });
   registers_.set(kDmaCount, 0);
-  while (!copied(8)) std::this_thread::yield();
+  wait(kChanSts, [](std::uint64_t status) { return status == (descriptor_iova(1) | 1); });
+  EXPECT_TRUE(copied(16));
 }
 
 TEST_F(IoatTest, ResumeGoesOnWhereItStopped) {

@@ -14,8 +14,7 @@ disk=/dev/nvme0n1
 
 finish() {
   echo "result $1"
-  echo o >/proc/sysrq-trigger
-  sleep 60
+  busybox poweroff -f
 }
 
 [ -b "$disk" ] || finish "there is no $disk"

@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 kernel=${XDG_CACHE_HOME:-$HOME/.cache}/linux-uml/linux
 [ -x "$kernel" ] || skip "there is no User-Mode Linux: tests/clients/prepare uml"
 PATH=$PATH:/sbin:/usr/sbin
-command -v mkfs.ext4 >/dev/null || skip "needs e2fsprogs"
+command -v mkfs.ext4 >/dev/null && command -v busybox >/dev/null || skip "needs e2fsprogs and busybox"
 is_root || skip "the guest's root user is this user: root, to make a file system"
 require_uvfio
 
