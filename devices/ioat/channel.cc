@@ -301,6 +301,19 @@ bool Channel::write_completion() {
   return engine_->descriptors.write(where, std::as_bytes(std::span(&status, 1))).has_value();
 }
 
+void Channel::fail_with(std::uint32_t error) {
+  errors_ |= error;
+  registers_.store(kChanErr, errors_);
+  const auto control = registers_.load<std::uint16_t>(kChanCtrl);
+  stop(ChanState::halted);
+  if ((control & ChanCtrl::kErrorCompletion) != 0 && error != ChanErr::kCompletionAddress &&
+      !write_completion()) {
+    errors_ |= ChanErr::kCompletionAddress;
+    registers_.store(kChanErr, errors_);
+  }
+  if ((control & ChanCtrl::kErrorInterrupt) != 0) interrupt();
+}
+
 // ---- Interrupts: one, then none until CHANCTRL's re-arm bit is written
 
 void Channel::interrupt() {
