@@ -73,8 +73,15 @@ void Ioat::write_bar(unsigned bar, std::uint64_t offset, unsigned width, std::ui
   wake_.notify_one();
 }
 
+void Ioat::interrupt_mode_changed() {
+  const Entry entry(*this);
+  channel_->observe();
+  poked_ = true;
+}
+
 void Ioat::reset() {
   const Entry entry(*this);
+  master_ = false;
   channel_->reset();
 }
 

@@ -25,6 +25,7 @@ class Ioat final : public pci::Model {
   void write_bar(unsigned bar, std::uint64_t offset, unsigned width, std::uint64_t value) override;
   void reset() override;
   void bus_master_changed(bool enabled) override;
+  void interrupt_mode_changed() override;
 
  private:
   class Entry;

@@ -111,7 +111,8 @@ class IoatTest : public ::testing::Test {
   void enable_msix() {
     registers_.set(kIntrCtrl, IntrCtrl::kMsixVectors);
     port_->mode = pci::InterruptMode::msix;
-    wait_for(ChanState::armed);
+    ioat_->interrupt_mode_changed();
+    EXPECT_EQ(state(), ChanState::armed);
   }
   void suspend() {
     registers_.set(kChanCmd, ChanCmd::kSuspend);

@@ -42,6 +42,9 @@ class EventFd {
 
   // Adds 1 to the counter; a full counter stays full. Never blocks.
   void signal() const;
+  // Takes what is in the counter (1 of it from a semaphore), as a read does; false if it is 0. Never blocks,
+  // whatever the flags of the client's descriptor.
+  [[nodiscard]] bool consume() const;
   [[nodiscard]] int get() const { return fd_.get(); }
 
  private:

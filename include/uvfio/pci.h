@@ -64,12 +64,17 @@ struct Description {
   bool vga = false;            // decodes the legacy VGA ranges; has VFIO's VGA region
   bool intx = false;           // has interrupt pin A
   unsigned msi_vectors = 0;    // 0: no MSI capability; 1, 2, 4, 8, 16 or 32
+  bool msi_maskable = true;    // MSI with a mask bit for each vector
   std::optional<MsiX> msix;
   bool power_management = true;  // PM capability; D3hot -> D0 resets
   bool pcie = true;              // PCI Express endpoint, 4 KiB of configuration space
   bool flr = true;               // function level reset (needs pcie)
   std::vector<ExtraCapability> capabilities;
 };
+
+// In place of a BAR's number, where Description::vga: the legacy VGA ranges; the offset is the legacy
+// address (memory 0xa0000 to 0xbffff, I/O ports 0x3b0 to 0x3bb and 0x3c0 to 0x3df).
+inline constexpr unsigned kVgaRanges = 8;
 
 enum class InterruptMode : std::uint8_t { none, intx, msi, msix };
 
@@ -104,7 +109,8 @@ class Model {
   virtual void connect(Port& port) = 0;
 
   // A naturally aligned access of 1, 2, 4 or 8 bytes inside the BAR, in a part that is neither mappable
-  // (but for trap_unmapped) nor MSI-X table or pending bits; values are little-endian numbers. Only while decoding is enabled.
+  // (but for trap_unmapped) nor MSI-X table or pending bits; values are little-endian numbers. Only while
+  // decoding is enabled, and never beside reset().
   [[nodiscard]] virtual std::uint64_t read_bar(unsigned bar, std::uint64_t offset,
                                                unsigned width) = 0;
   virtual void write_bar(unsigned bar, std::uint64_t offset, unsigned width,
@@ -117,6 +123,8 @@ class Model {
 
   // The driver has turned bus mastering on or off (command register).
   virtual void bus_master_changed(bool enabled) { static_cast<void>(enabled); }
+  // Port::interrupt_mode() has changed.
+  virtual void interrupt_mode_changed() {}
 };
 
 }  // namespace uvfio::pci

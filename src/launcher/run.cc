@@ -6,10 +6,13 @@
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <iterator>
+#include <set>
 
 #include "base/log.h"
 #include "launcher/models.h"
 #include "launcher/mount_namespace.h"
+#include "launcher/pci_functions.h"
 #include "launcher/program.h"
 #include "launcher/supervisor.h"
 
@@ -31,9 +34,11 @@ unsigned first_free_group() {
   return first;
 }
 
+using Environment = std::vector<std::pair<std::string, std::string>>;
+
 // Where the program finds its devices. The names are documented in docs/uvfio.1.
-auto environment_for(const std::vector<std::shared_ptr<mdev::Device>>& devices) {
-  std::vector<std::pair<std::string, std::string>> environment;
+Environment environment_for(const std::vector<std::shared_ptr<mdev::Device>>& devices) {
+  Environment environment;
   for (std::size_t i = 0; i < devices.size(); ++i) {
     const auto& device = *devices[i];
     const std::string suffix = "_" + std::to_string(i);
@@ -43,6 +48,21 @@ auto environment_for(const std::vector<std::shared_ptr<mdev::Device>>& devices) 
     environment.emplace_back("UVFIO_SYSFS" + suffix, "/sys/bus/mdev/devices/" + device.name());
     spdlog::info("{} {} is /dev/vfio/{}", device.parent().type_id(device.type()), device.name(),
                  device.vfio_device()->group().node_name());
+  }
+  return environment;
+}
+
+// The functions' numbers follow those of `mdevs` mediated devices.
+Environment environment_for(const std::vector<std::shared_ptr<pci::Device>>& devices,
+                            std::size_t mdevs) {
+  Environment environment;
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    const auto& device = *devices[i];
+    const std::string suffix = "_" + std::to_string(mdevs + i);
+    if (i == 0) environment.emplace_back("UVFIO_PCI", device.name());
+    environment.emplace_back("UVFIO_PCI" + suffix, device.name());
+    environment.emplace_back("UVFIO_GROUP" + suffix, std::to_string(device.iommu_group()->id()));
+    environment.emplace_back("UVFIO_SYSFS" + suffix, "/sys/bus/pci/devices/" + device.name());
   }
   return environment;
 }
@@ -66,6 +86,15 @@ Outcome<int> try_run(const RunOptions& options) {
     if (!devices) return std::unexpected(devices.error());
     command.environment = environment_for(*devices);
   }
+  const auto functions = PciFunctions::create(host, options.topology);
+  if (!functions) return std::unexpected(functions.error());
+  std::ranges::move(environment_for((*functions)->devices(), options.topology.mdevs.size()),
+                    std::back_inserter(command.environment));
+  std::set<std::string> roots;
+  for (const auto& device : (*functions)->devices()) {
+    const std::string& path = device->sysfs_path();
+    roots.insert(path.substr(0, path.rfind('/')));
+  }
 
   if (auto entered = enter_mount_namespace(); !entered) return std::unexpected(entered.error());
   auto program = Program::fork(command);
@@ -73,7 +102,7 @@ Outcome<int> try_run(const RunOptions& options) {
 
   raise_file_limit();
   nodes::Server::Options server_options{.passthrough = options.passthrough};
-  for (const auto& entry : machine_entries()) {
+  for (const auto& entry : machine_entries(roots)) {
     server_options.guests.push_back(
         {.path = "sys/" + entry.path, .link_target = entry.link_target});
   }

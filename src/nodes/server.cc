@@ -6,12 +6,16 @@
 #include "nodes/open_vfio.h"
 #include "nodes/process_caller.h"
 #include "nodes/sysfs.h"
+#include "nodes/sysfs_pci.h"
 #include "nodes/tree.h"
 
 namespace uvfio::nodes {
 namespace {
 
-class HostServer final : public Server, private vfio::Listener, private mdev::Listener {
+class HostServer final : public Server,
+                         private vfio::Listener,
+                         private mdev::Listener,
+                         private pci::Listener {
  public:
   HostServer(Host& host, const std::shared_ptr<Directory>& tree, std::unique_ptr<FuseServer> fuse)
       : host_(host),
@@ -19,11 +23,13 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
         clients_{*fuse_},
         devfs_(host.vfio(), clients_, tree->make_path("dev/vfio").value()),
         sysfs_(host, tree->make_path("sys").value()),
+        sysfs_pci_(host, tree->make_path("sys").value()),
         device_files_(clients_, tree->add_directory(".open", 0700).value()) {
     fuse_->watch_closes("dev/vfio");
     fuse_->watch_closes(".open");
     host_.vfio().set_listener(this);
     host_.mdev().set_listener(this);
+    host_.pci().set_listener(this);
     // What was there before us. Both sides take being told twice.
     for (const auto& group : host_.vfio().groups()) {
       group_added(group);
@@ -35,6 +41,15 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
     for (const auto& device : host_.mdev().devices()) {
       device_added(device);
     }
+    for (pci::Driver* driver : host_.pci().drivers()) {
+      pci_driver_registered(*driver);
+    }
+    for (const auto& device : host_.pci().devices()) {
+      pci_device_added(device);
+      if (pci::Driver* driver = device->driver()) {
+        pci_driver_bound(*device, *driver);
+      }
+    }
   }
 
   ~HostServer() override {
@@ -42,6 +57,7 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
     fuse_.reset();
     host_.vfio().set_listener(nullptr);
     host_.mdev().set_listener(nullptr);
+    host_.pci().set_listener(nullptr);
   }
 
   const Fd& root() const override { return fuse_->root(); }
@@ -103,11 +119,29 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
     sysfs_.device_removed(device);
   }
 
+  void pci_driver_registered(pci::Driver& driver) override { sysfs_pci_.driver_registered(driver); }
+  void pci_driver_unregistered(pci::Driver& driver) override {
+    sysfs_pci_.driver_unregistered(driver);
+  }
+  void pci_device_added(const std::shared_ptr<pci::Device>& device) override {
+    sysfs_pci_.device_added(device);
+  }
+  void pci_device_removed(const std::shared_ptr<pci::Device>& device) override {
+    sysfs_pci_.device_removed(device);
+  }
+  void pci_driver_bound(pci::Device& device, pci::Driver& driver) override {
+    sysfs_pci_.driver_bound(device, driver);
+  }
+  void pci_driver_unbinding(pci::Device& device, pci::Driver&) override {
+    sysfs_pci_.driver_unbinding(device);
+  }
+
   Host& host_;
   std::unique_ptr<FuseServer> fuse_;
   Clients clients_;
   Devfs devfs_;
   Sysfs sysfs_;
+  SysfsPci sysfs_pci_;
   DeviceFiles device_files_;
 };
 

@@ -1,0 +1,76 @@
+#include "launcher/pci_models.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "base/number.h"
+#include "devices/edu/edu.h"
+#include "devices/ioat/ioat.h"
+
+namespace uvfio::launcher {
+namespace {
+
+// The number that `key` says, or `otherwise`.
+Outcome<std::uint64_t> number(const ModelKeys& keys, const std::string& key,
+                              std::uint64_t otherwise) {
+  const auto found = keys.find(key);
+  if (found == keys.end()) return otherwise;
+  const auto parsed = parse_unsigned(found->second);
+  if (!parsed) return failure("{}={}: not a number", key, found->second);
+  return *parsed;
+}
+
+constexpr std::array kEduKeys{
+    PciModel::Key{"dma_mask", "bits of an address that its DMA reaches (default 0xfffffff)"},
+};
+Outcome<std::unique_ptr<pci::Model>> make_edu(const ModelKeys& keys) {
+  const auto mask = number(keys, "dma_mask", edu::kDefaultDmaMask);
+  if (!mask) return std::unexpected(mask.error());
+  return std::make_unique<edu::Edu>(*mask);
+}
+
+constexpr std::array kIoatKeys{
+    PciModel::Key{"faults", "memory that it cannot reach: drop (default) or report"},
+};
+Outcome<std::unique_ptr<pci::Model>> make_ioat(const ModelKeys& keys) {
+  const auto faults = keys.find("faults");
+  if (faults == keys.end() || faults->second == "drop")
+    return std::make_unique<ioat::Ioat>(ioat::Faults::drop);
+  if (faults->second == "report") return std::make_unique<ioat::Ioat>(ioat::Faults::report);
+  return failure("faults={}: neither drop nor report", faults->second);
+}
+
+constexpr std::array kModels{
+    PciModel{"edu", "QEMU's educational device", kEduKeys, make_edu},
+    PciModel{"ioat", "Intel's I/OAT DMA engine", kIoatKeys, make_ioat},
+};
+
+std::string names_of(const auto& all) {
+  std::vector<std::string_view> names;
+  for (const auto& each : all) names.push_back(each.name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+}  // namespace
+
+std::span<const PciModel> pci_models() { return kModels; }
+
+Outcome<std::unique_ptr<pci::Model>> make_pci_model(std::string_view name, const ModelKeys& keys) {
+  const auto model = std::ranges::find(kModels, name, &PciModel::name);
+  if (model == kModels.end()) {
+    return failure("there is no PCI model \"{}\"; known are {}", name, names_of(kModels));
+  }
+  for (const auto& [key, value] : keys) {
+    if (std::ranges::find(model->keys, key, &PciModel::Key::name) == model->keys.end()) {
+      return failure("{} has no key \"{}\"; known are {}", name, key, names_of(model->keys));
+    }
+  }
+  auto made = model->make(keys);
+  if (!made) return failure("{}: {}", name, made.error());
+  return made;
+}
+
+}  // namespace uvfio::launcher
