@@ -159,6 +159,7 @@ void Channel::command(std::uint8_t bits) {
     armed_ = true;
     missed_ = false;
     stop(ChanState::halted);
+    interrupts_were_off_ = port_.interrupt_mode() == pci::InterruptMode::none;
   } else if ((bits & ChanCmd::kAbort) != 0) {
     stop(ChanState::halted);
   } else if ((bits & ChanCmd::kSuspend) != 0) {
