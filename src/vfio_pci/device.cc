@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "pci/layout.h"
+#include "uvfio/vfio_pci.h"
 #include "vfio_pci/device_name.h"
 
 namespace uvfio::vfio_pci {
@@ -203,6 +204,12 @@ Result<std::vector<vfio::PciDevice::Dependent>> VfioPciDevice::hot_reset_set() {
 Status VfioPciDevice::hot_reset(std::span<const std::shared_ptr<vfio::GroupFile>> groups) {
   if (place_ == nullptr) return fail(ENODEV);
   return place_->hot_reset(groups);
+}
+
+Result<std::unique_ptr<vfio::DeviceOps>> make_mediated(std::unique_ptr<pci::Model> model) {
+  auto function = pci::Function::create(std::move(model));
+  if (!function) return std::unexpected(function.error());
+  return std::make_unique<VfioPciDevice>(std::move(*function));
 }
 
 }  // namespace uvfio::vfio_pci

@@ -1,111 +1,128 @@
 #include "vfio_pci/driver.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "pci/function.h"
 #include "vfio_pci/device.h"
-#include "vfio_pci/place.h"
 
 namespace uvfio::vfio_pci {
 
-// A function on the bus, and what is known of it for resets of its set (struct vfio_device_set).
-class Driver::DevicePlace final : public Place {
+// A device of the host while it is bound.
+class Driver::Bound final : public Place {
  public:
-  DevicePlace(Driver& driver, pci::Device& device) : driver_(driver), device_(device) {}
+  Bound(pci::Device& device, std::shared_ptr<Set> set) : device_(device), set_(std::move(set)) {
+    const std::lock_guard lock(set_->mutex);
+    set_->members.emplace(&device_, this);
+  }
+  ~Bound() override {
+    const std::lock_guard lock(set_->mutex);
+    set_->members.erase(&device_);
+  }
+
+  [[nodiscard]] const std::shared_ptr<Set>& set() const { return set_; }
+
+  std::shared_ptr<vfio::Device> vfio_device;  // set by probe
 
   bool can_reset() override { return !device_.reset_methods().empty(); }
   Status reset() override { return device_.reset(); }
 
   Result<std::vector<vfio::PciDevice::Dependent>> hot_reset_set() override {
     std::vector<vfio::PciDevice::Dependent> set;
-    for (const auto& each : device_.bus().reset_set(device_)) {
-      const pci::Address& at = each->address();
-      set.push_back({.group = each->iommu_group()->id(),
-                     .segment = at.segment,
-                     .bus = at.bus,
-                     .devfn = static_cast<std::uint8_t>(at.device << 3 | at.function)});
+    for (const auto& other : device_.bus().reset_set(device_)) {
+      const pci::Address& address = other->address();
+      set.push_back({.group = other->iommu_group()->id(),
+                     .segment = address.segment,
+                     .bus = address.bus,
+                     .devfn = static_cast<std::uint8_t>(address.device << 3 | address.function)});
     }
+    if (set.empty()) return fail(ENODEV);
     return set;
   }
 
   Status hot_reset(std::span<const std::shared_ptr<vfio::GroupFile>> groups) override {
-    const std::scoped_lock lock(driver_.mutex_);
-    const auto places = driver_.places_locked(device_);
-    const auto covered = [&](const DevicePlace* place) {
-      return std::ranges::any_of(groups, [&](const auto& file) {
-        return &file->group().iommu_group() == place->device_.iommu_group().get();
+    const std::lock_guard lock(set_->mutex);
+    const auto affected = device_.bus().reset_set(device_);
+    if (!all_bound_locked(affected)) return fail(EINVAL);
+    const bool owned = std::ranges::all_of(affected, [&](const auto& other) {
+      return std::ranges::any_of(groups, [&](const auto& group) {
+        return &group->group().iommu_group() == other->iommu_group().get();
       });
-    };
-    if (places.empty() || !std::ranges::all_of(places, covered)) return fail(EINVAL);
-    reset_all(places);
+    });
+    if (!owned) return fail(EINVAL);
+    for (const auto& other : affected) other->function().hot_reset();
     return {};
   }
 
   void opened() override {
-    const std::scoped_lock lock(driver_.mutex_);
+    device_.enable();
+    const std::lock_guard lock(set_->mutex);
     open_ = true;
   }
 
   void closed(bool needs_reset) override {
-    const std::scoped_lock lock(driver_.mutex_);
+    static_cast<void>(device_.disable());
+    const std::lock_guard lock(set_->mutex);
     open_ = false;
     needs_reset_ = needs_reset;
-    const auto places = driver_.places_locked(device_);
-    if (std::ranges::none_of(places, &DevicePlace::open_) &&
-        std::ranges::any_of(places, &DevicePlace::needs_reset_)) {
-      reset_all(places);
+    const auto& members = set_->members;
+    if (std::ranges::any_of(members, [](const auto& each) { return each.second->open_; })) return;
+    if (std::ranges::none_of(members, [](const auto& each) { return each.second->needs_reset_; })) {
+      return;
     }
+    const auto affected = device_.bus().reset_set(device_);
+    if (!all_bound_locked(affected)) return;
+    for (const auto& other : affected) other->function().hot_reset();
+    for (const auto& [device, bound] : members) bound->needs_reset_ = false;
   }
 
  private:
-  static void reset_all(const std::vector<DevicePlace*>& places) {
-    for (DevicePlace* place : places) {
-      place->device_.function().hot_reset();
-      place->needs_reset_ = false;
-    }
+  [[nodiscard]] bool all_bound_locked(std::span<const std::shared_ptr<pci::Device>> devices) const {
+    return !devices.empty() && std::ranges::all_of(devices, [this](const auto& device) {
+      return set_->members.contains(device.get());
+    });
   }
 
-  Driver& driver_;
   pci::Device& device_;
+  const std::shared_ptr<Set> set_;
+  // Guarded by the set's mutex.
   bool open_ = false;
   bool needs_reset_ = false;
 };
 
-Driver::~Driver() = default;
-
-std::vector<Driver::DevicePlace*> Driver::places_locked(const pci::Device& device) const {
-  std::vector<DevicePlace*> places;
-  for (const auto& each : device.bus().reset_set(device)) {
-    const auto found = bound_.find(each.get());
-    if (found == bound_.end()) return {};
-    places.push_back(found->second.place.get());
+std::shared_ptr<Driver::Set> Driver::set_for_locked(const pci::Device& device) {
+  for (const auto& other : device.bus().reset_set(device)) {
+    const auto found = bound_.find(other.get());
+    if (found != bound_.end() && found->second) return found->second->set();
   }
-  return places;
+  return std::make_shared<Set>();
 }
 
 Status Driver::probe(pci::Device& device) {
-  auto place = std::make_unique<DevicePlace>(*this, device);
-  auto ops = std::make_unique<VfioPciDevice>(device.function(), *place);
+  Bound* bound = nullptr;
   {
-    // First: a client may open the device as soon as it is registered.
-    const std::scoped_lock lock(mutex_);
-    bound_[&device].place = std::move(place);
+    const std::lock_guard lock(mutex_);
+    auto& slot = bound_[&device];
+    slot = std::make_unique<Bound>(device, set_for_locked(device));
+    bound = slot.get();
   }
-  auto registered = vfio_.register_real(device.name(), device.sysfs_path(), device.iommu_group(),
-                                        std::move(ops));
-  const std::scoped_lock lock(mutex_);
-  bound_[&device].device = std::move(registered);
+  // Without the lock: a client may open the device as soon as it is registered.
+  auto registered =
+      vfio_.register_real(device.name(), device.sysfs_path(), device.iommu_group(),
+                          std::make_unique<VfioPciDevice>(device.function(), *bound));
+  const std::lock_guard lock(mutex_);
+  bound->vfio_device = std::move(registered);
   return {};
 }
 
 void Driver::remove(pci::Device& device) {
-  std::shared_ptr<vfio::Device> registered;
+  std::shared_ptr<vfio::Device> vfio_device;
   {
-    const std::scoped_lock lock(mutex_);
-    registered = bound_[&device].device;
+    const std::lock_guard lock(mutex_);
+    vfio_device = bound_.at(&device)->vfio_device;
   }
-  vfio_.unregister(registered);  // waits; the model is gone on return
-  const std::scoped_lock lock(mutex_);
+  vfio_.unregister(vfio_device);
+  const std::lock_guard lock(mutex_);
   bound_.erase(&device);
 }
 
