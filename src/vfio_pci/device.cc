@@ -143,7 +143,8 @@ Result<vfio::IrqInfo> VfioPciDevice::irq_info(std::uint32_t index) {
   std::uint32_t flags = VFIO_IRQ_INFO_EVENTFD;
   if (index == VFIO_PCI_INTX_IRQ_INDEX) {
     flags |= VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED;
-  } else if (index != VFIO_PCI_MSIX_IRQ_INDEX) {  // whose vectors are allocated as they are wanted
+  } else if (index != VFIO_PCI_MSIX_IRQ_INDEX || irq_count(index) == 0) {
+    // MSI-X vectors are allocated as they are wanted, where there are any.
     flags |= VFIO_IRQ_INFO_NORESIZE;
   }
   return vfio::IrqInfo{.flags = flags, .count = irq_count(index)};
