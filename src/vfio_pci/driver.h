@@ -11,6 +11,7 @@
 
 namespace uvfio::vfio_pci {
 
+// Thread-safe.
 class Driver final : public pci::Driver {
  public:
   explicit Driver(vfio::Vfio& vfio);
