@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "launcher/pci_models.h"
 #include "launcher/program.h"
 #include "launcher/run.h"
+#include "tools/inspect_command.h"
 
 namespace {
 
@@ -108,6 +110,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> mdevs;
   std::vector<std::string> functions;
   std::vector<std::string> topologies;
+  std::vector<std::string> type1_settings;
   bool no_passthrough = false;
   launcher::RunOptions options;
   run->add_option("--mdev", mdevs,
@@ -123,12 +126,24 @@ int main(int argc, char** argv) {
                   "Create the devices that a TOML file describes (repeatable)")
       ->type_name("FILE")
       ->allow_extra_args(false);
+  run->add_option("--type1", type1_settings,
+                  "Set a parameter of the type1 IOMMU backend (repeatable), such as dma_entry_limit=1000")
+      ->type_name("NAME=VALUE")
+      ->allow_extra_args(false);
   run->add_flag("--no-passthrough", no_passthrough, "Offer no mmap of device regions");
   run->add_flag("-v,--verbose", verbosity, "Say more on standard error (twice: much more)");
   run->add_option("PROGRAM", options.command)->required();
   run->footer(kRunFooter);
 
   auto* types = app.add_subcommand("types", "List the types of mediated devices and the models of PCI functions");
+
+  std::optional<int> pid;
+  bool json = false;
+  auto* inspect = app.add_subcommand("inspect", "Show the inside of a running server");
+  inspect->add_option("PID", pid, "A process of the server, if there is more than one server");
+  inspect->add_flag("--json", json, "As JSON");
+  auto* faults = app.add_subcommand("faults", "Show what devices did wrong behind their IOMMU");
+  faults->add_option("PID", pid, "A process of the server, if there is more than one server");
 
   try {
     app.parse(argc, argv);
@@ -142,6 +157,10 @@ int main(int argc, char** argv) {
   }
   set_up_logging(verbosity);
   if (types->parsed()) return list_types();
+  using tools::InspectFormat;
+  if (inspect->parsed())
+    return tools::inspect_command(pid, json ? InspectFormat::json : InspectFormat::text);
+  if (faults->parsed()) return tools::inspect_command(pid, InspectFormat::faults);
 
   for (const auto& path : topologies) {
     auto topology = launcher::read_topology(path);
@@ -152,6 +171,11 @@ int main(int argc, char** argv) {
     auto request = launcher::parse_mdev(text);
     if (!request) return fail_with(request.error());
     options.topology.mdevs.push_back(std::move(*request));
+  }
+  for (const auto& text : type1_settings) {
+    auto setting = launcher::parse_type1_setting(text);
+    if (!setting) return fail_with(setting.error());
+    options.type1.push_back(std::move(*setting));
   }
   for (const auto& text : functions) {
     auto request = launcher::parse_pci(text);

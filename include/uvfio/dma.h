@@ -123,7 +123,8 @@ class Dma {
     explicit Window(std::byte* data) : data_(data) {}
     std::byte* data_;
   };
-  // [iova, iova + size) within one mapping. Errors as read, and EOPNOTSUPP: private memory.
+  // [iova, iova + size) within one mapping. Errors as read, and EOPNOTSUPP: private memory, or several
+  // pieces of it, where read and write work.
   [[nodiscard]] Result<Window> translate(std::uint64_t iova, std::uint64_t size, Prot prot);
 
   // As Window, for transfers that end in another thread, such as asynchronous I/O: any thread may drop

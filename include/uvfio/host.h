@@ -5,6 +5,7 @@
 
 #include "uvfio/mdev.h"
 #include "uvfio/pci_bus.h"
+#include "uvfio/type1_parameters.h"
 #include "uvfio/vfio.h"
 
 namespace uvfio {
@@ -21,9 +22,13 @@ class Host {
 
   [[nodiscard]] vfio::Vfio& vfio() { return vfio_; }
   [[nodiscard]] mdev::Bus& mdev() { return mdev_; }
+  // For containers to come, and those that there are.
+  [[nodiscard]] iommu::type1::Parameters& type1_parameters() { return *type1_parameters_; }
   [[nodiscard]] pci::Bus& pci() { return pci_; }
 
  private:
+  const std::shared_ptr<iommu::type1::Parameters> type1_parameters_ =
+      std::make_shared<iommu::type1::Parameters>();
   vfio::Vfio vfio_;
   mdev::Bus mdev_;
   pci::Bus pci_;

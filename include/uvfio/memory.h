@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 
 #include "uvfio/error.h"
 #include "uvfio/fd.h"
@@ -71,6 +72,8 @@ class AddressSpace {
   virtual ~AddressSpace() = default;
 
   [[nodiscard]] virtual bool alive() const = 0;
+  // For people: "process 1234".
+  [[nodiscard]] virtual std::string name() const = 0;
 
   // Copies from and to the client. EFAULT: some byte is not accessible (what comes before it may
   // have been copied). ESRCH: the address space is gone.

@@ -48,6 +48,8 @@ class Container {
   [[nodiscard]] int check_extension(std::uint64_t extension);
   // VFIO_SET_IOMMU.
   [[nodiscard]] Status set_iommu(std::uint64_t type);
+  // The groups in it, in order of attachment.
+  [[nodiscard]] std::vector<unsigned> group_ids() const;
   // The IOMMU, or nullptr as long as none is set.
   [[nodiscard]] std::shared_ptr<iommu::Iommu> iommu() const;
 
@@ -134,6 +136,8 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] unsigned index() const { return index_; }
   [[nodiscard]] Group& group() const { return *group_; }
   [[nodiscard]] DeviceOps& ops() const { return *ops_; }
+  // Is it open now?
+  [[nodiscard]] bool is_open() const;
   // Path below /sys of the device that this belongs to.
   [[nodiscard]] const std::string& sysfs_path() const { return sysfs_path_; }
 

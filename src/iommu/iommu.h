@@ -33,7 +33,8 @@ class DmaPath {
   // What holds at `iova`, for an access of `size` bytes with `prot` (marks pages dirty where that is
   // tracked). Called inside an RCU read-side section; the answer holds until the section ends, and beyond
   // it for accesses within its `prot` as long as generation() has not changed. EINVAL: nothing holds all
-  // of it. EPERM. EAGAIN: call resolve() outside of the section and try again.
+  // of it. EPERM. EOPNOTSUPP: all of it is mapped, but not to one piece of memory. EAGAIN: call resolve()
+  // outside of the section and try again.
   [[nodiscard]] virtual Result<vfio::Translation> translate(std::uint64_t iova, std::uint64_t size,
                                                             Prot prot) = 0;
   // As translate, for memory that is used beyond the section: an unmap waits until the caller has left
@@ -41,6 +42,11 @@ class DmaPath {
   [[nodiscard]] virtual Result<std::byte*> hold(std::uint64_t iova, std::uint64_t size, Prot prot,
                                                 Users*& users) = 0;
   [[nodiscard]] virtual Status resolve(std::uint64_t iova) = 0;
+  // A translation or hold that failed with `error` was all that the device wanted: for the fault records.
+  virtual void report_refused(std::uint64_t iova, std::uint64_t size, Prot prot, Errno error) {
+    static_cast<void>(iova), static_cast<void>(size), static_cast<void>(prot),
+        static_cast<void>(error);
+  }
 
   // Copies, whatever kind of memory it is, across mappings. Outside of any section.
   [[nodiscard]] virtual Status read(std::uint64_t iova, std::span<std::byte> data) = 0;

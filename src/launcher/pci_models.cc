@@ -10,6 +10,7 @@
 
 #include "base/number.h"
 #include "devices/edu/edu.h"
+#include "devices/ioat/ioat.h"
 #include "devices/nvme/disk.h"
 
 namespace uvfio::launcher {
@@ -62,8 +63,20 @@ Outcome<std::unique_ptr<pci::Model>> make_nvme(const ModelKeys& keys) {
   return std::move(*disk);
 }
 
+constexpr std::array kIoatKeys{
+    PciModel::Key{"faults", "memory that it cannot reach: drop (default) or report"},
+};
+Outcome<std::unique_ptr<pci::Model>> make_ioat(const ModelKeys& keys) {
+  const auto faults = keys.find("faults");
+  if (faults == keys.end() || faults->second == "drop")
+    return std::make_unique<ioat::Ioat>(ioat::Faults::drop);
+  if (faults->second == "report") return std::make_unique<ioat::Ioat>(ioat::Faults::report);
+  return failure("faults={}: neither drop nor report", faults->second);
+}
+
 constexpr std::array kModels{
     PciModel{"edu", "QEMU's educational device", kEduKeys, make_edu},
+    PciModel{"ioat", "Intel's I/OAT DMA engine", kIoatKeys, make_ioat},
     PciModel{"nvme", "an NVMe disk", kNvmeKeys, make_nvme},
 };
 

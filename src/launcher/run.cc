@@ -9,7 +9,12 @@
 #include <iterator>
 #include <set>
 
+#include <fmt/ranges.h>
+
+#include <nlohmann/json.hpp>
+
 #include "base/log.h"
+#include "inspect/inspect.h"
 #include "launcher/models.h"
 #include "launcher/mount_namespace.h"
 #include "launcher/pci_functions.h"
@@ -75,9 +80,49 @@ void raise_file_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+Outcome<void> set_type1_parameters(Host& host, const std::vector<Type1Setting>& settings) {
+  for (const auto& [name, value] : settings) {
+    const Status stored = host.type1_parameters().store(name, value);
+    if (stored) continue;
+    if (stored.error() == Errno{ENOENT}) {
+      return failure("type1 has no parameter \"{}\"; known are {}", name,
+                     fmt::join(iommu::type1::Parameters::kNames, ", "));
+    }
+    return failure("\"{}\" is no value for type1's {}; now it is {}", value, name,
+                   *host.type1_parameters().show(name));
+  }
+  return {};
+}
+
+// /sys/module/vfio_iommu_type1/parameters, as far as the kernel has them.
+nodes::Server::Options::Attributes type1_attributes(Host& host) {
+  nodes::Server::Options::Attributes attributes{
+      .path = "sys/module/vfio_iommu_type1/parameters", .attributes = {}};
+  for (const std::string_view name : iommu::type1::Parameters::kNames) {
+    attributes.attributes.push_back(
+        {.name = std::string(name),
+         .mode = 0644,
+         .show = [&host, name]() -> Result<std::string> {
+           auto text = host.type1_parameters().show(name);
+           if (text) text->push_back('\n');
+           return text;
+         },
+         .store = [&host, name](std::string_view text) {
+           return host.type1_parameters().store(name, text);
+         }});
+  }
+  return attributes;
+}
+
+std::string state_of(Host& host) {
+  return inspect::to_json(host).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
 Outcome<int> try_run(const RunOptions& options) {
   // What does not need the program's process comes first, so that mistakes are told at once.
   Host host(first_free_group());
+  if (auto set = set_type1_parameters(host, options.type1); !set)
+    return std::unexpected(set.error());
   const auto models = add_models(host);
   if (!models) return std::unexpected(models.error());
   Program::Command command{.arguments = options.command, .environment = {}};
@@ -106,6 +151,9 @@ Outcome<int> try_run(const RunOptions& options) {
     server_options.guests.push_back(
         {.path = "sys/" + entry.path, .link_target = entry.link_target});
   }
+  server_options.files.push_back(
+      {.path = kStateFile, .contents = [&host] { return state_of(host); }});
+  server_options.attributes.push_back(type1_attributes(host));
   const auto server = nodes::Server::create(host, server_options);
   if (!server) return std::unexpected(server.error());
   spdlog::info("mmap of device regions: {}", (*server)->passthrough() ? "yes" : "no");
@@ -118,6 +166,16 @@ Outcome<int> try_run(const RunOptions& options) {
 }
 
 }  // namespace
+
+Outcome<Type1Setting> parse_type1_setting(std::string_view text) {
+  const auto equals = text.find('=');
+  if (equals == std::string_view::npos || equals == 0) {
+    return failure("\"{}\" is not NAME=VALUE; names are {}", text,
+                   fmt::join(iommu::type1::Parameters::kNames, ", "));
+  }
+  return Type1Setting{.name = std::string(text.substr(0, equals)),
+                      .value = std::string(text.substr(equals + 1))};
+}
 
 int run(const RunOptions& options) {
   const auto status = try_run(options);

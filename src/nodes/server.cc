@@ -1,5 +1,8 @@
 #include "nodes/server.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "nodes/devfs.h"
 #include "nodes/device_files.h"
 #include "nodes/fuse_server.h"
@@ -160,6 +163,40 @@ void add_guest(Directory& tree, const Server::Options::Guest& guest) {
   }
 }
 
+// An open file whose contents were made by the open.
+class OpenText final : public OpenNode {
+ public:
+  explicit OpenText(std::string text) : text_(std::move(text)) {}
+  Result<std::size_t> read(std::uint64_t position, std::span<std::byte> data) override {
+    if (position >= text_.size()) return 0;
+    const std::size_t size = std::min<std::size_t>(data.size(), text_.size() - position);
+    std::memcpy(data.data(), text_.data() + position, size);
+    return size;
+  }
+
+ private:
+  const std::string text_;
+};
+
+void add_file(Directory& tree, const Server::Options::File& file) {
+  const auto slash = file.path.rfind('/');
+  const auto parent = tree.make_path(std::string_view(file.path).substr(0, slash));
+  if (!parent) return;
+  const auto opener = [contents = file.contents](pid_t,
+                                                 int) -> Result<std::shared_ptr<OpenNode>> {
+    return std::make_shared<OpenText>(contents());
+  };
+  static_cast<void>((*parent)->add_device(file.path.substr(slash + 1), {.mode = 0400}, opener));
+}
+
+void add_attributes(Directory& tree, const Server::Options::Attributes& attributes) {
+  const auto parent = tree.make_path(attributes.path);
+  if (!parent) return;
+  for (const Attribute& attribute : attributes.attributes) {
+    static_cast<void>((*parent)->add_attribute(attribute));
+  }
+}
+
 }  // namespace
 
 std::expected<std::unique_ptr<Server>, std::string> Server::create(Host& host,
@@ -174,6 +211,8 @@ std::expected<std::unique_ptr<Server>, std::string> Server::create(Host& host,
   for (const auto& guest : options.guests) {
     add_guest(*tree, guest);
   }
+  for (const auto& file : options.files) add_file(*tree, file);
+  for (const auto& attributes : options.attributes) add_attributes(*tree, attributes);
   return server;
 }
 

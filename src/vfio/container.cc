@@ -41,6 +41,13 @@ Status Container::set_iommu(std::uint64_t type) {
   return result;
 }
 
+std::vector<unsigned> Container::group_ids() const {
+  const std::shared_lock lock(group_lock_);
+  std::vector<unsigned> ids;
+  for (const Group* group : groups_) ids.push_back(group->id());
+  return ids;
+}
+
 std::shared_ptr<iommu::Iommu> Container::iommu() const {
   const std::shared_lock lock(group_lock_);
   return iommu_;

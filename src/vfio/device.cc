@@ -29,6 +29,11 @@ void Device::put() {
   if (--users_ == 0) users_gone_.notify_all();
 }
 
+bool Device::is_open() const {
+  const std::scoped_lock lock(iommu_lock_);
+  return iommu_ != nullptr;
+}
+
 Status Device::open() {
   const std::scoped_lock lock(group_->lock_);
   if (!group_->container_) return fail(EINVAL);

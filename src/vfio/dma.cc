@@ -173,7 +173,10 @@ Result<Dma::Window> Dma::translate(std::uint64_t iova, std::uint64_t size, Prot 
       return Window(*host);
     rcu::read_unlock();
     if (host) return fail(EOPNOTSUPP);
-    if (host.error() != Errno{EAGAIN}) return std::unexpected(host.error());
+    if (host.error() != Errno{EAGAIN}) {
+      path_->report_refused(iova, size, prot, host.error());
+      return std::unexpected(host.error());
+    }
     if (auto resolved = path_->resolve(iova); !resolved) return std::unexpected(resolved.error());
   }
 }
@@ -194,7 +197,10 @@ Result<Dma::Hold> Dma::hold(std::uint64_t iova, std::uint64_t size, Prot prot) {
         held.data_ = *host;
         return held;
       }
-      if (host.error() != Errno{EAGAIN}) return std::unexpected(host.error());
+      if (host.error() != Errno{EAGAIN}) {
+        path_->report_refused(iova, size, prot, host.error());
+        return std::unexpected(host.error());
+      }
     }
     if (auto resolved = path_->resolve(iova); !resolved) return std::unexpected(resolved.error());
   }

@@ -48,10 +48,10 @@ void VfioPciDevice::Hardware::write(std::uint16_t offset, unsigned width, std::u
   function_.config_set(offset, static_cast<std::uint8_t>(width), value);
 }
 
-VfioPciDevice::VfioPciDevice(pci::Function& function, Place* place,
-                             std::unique_ptr<pci::Function> own)
+VfioPciDevice::VfioPciDevice(std::unique_ptr<pci::Function> own, pci::Function* direct,
+                             Place* place)
     : own_(std::move(own)),
-      function_(function),
+      function_(own_ ? *own_ : *direct),
       place_(place) {
   make_config();
 }
@@ -145,7 +145,8 @@ Result<vfio::IrqInfo> VfioPciDevice::irq_info(std::uint32_t index) {
   std::uint32_t flags = VFIO_IRQ_INFO_EVENTFD;
   if (index == VFIO_PCI_INTX_IRQ_INDEX) {
     flags |= VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED;
-  } else if (index != VFIO_PCI_MSIX_IRQ_INDEX) {  // whose vectors are allocated as they are wanted
+  } else if (index != VFIO_PCI_MSIX_IRQ_INDEX || irq_count(index) == 0) {
+    // MSI-X vectors are allocated as they are wanted, where there are any.
     flags |= VFIO_IRQ_INFO_NORESIZE;
   }
   return vfio::IrqInfo{.flags = flags, .count = irq_count(index)};

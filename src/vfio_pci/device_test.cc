@@ -19,6 +19,7 @@
 #include "tests/support/pci_model.h"
 #include "uapi/ioctl.h"
 #include "uvfio/host.h"
+#include "uvfio/iommu_unit.h"
 #include "uvfio/vfio_compat.h"
 #include "uvfio/vfio_pci.h"
 #include "vfio_pci/driver.h"
@@ -113,6 +114,31 @@ class Client {
   vfio::Vfio& vfio_;
 };
 
+// The structs that end in arrays, with one or a few entries.
+struct SetEventFd {
+  std::uint32_t argsz = 24;
+  std::uint32_t flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+  std::uint32_t index = 0;
+  std::uint32_t start = 0;
+  std::uint32_t count = 1;
+  std::int32_t fd = -1;
+};
+static_assert(sizeof(vfio_irq_set) == 20);
+struct HotResetInfo {
+  std::uint32_t argsz = sizeof(HotResetInfo);
+  std::uint32_t flags = ~0u;
+  std::uint32_t count = 0;
+  vfio_pci_dependent_device devices[4] = {};
+};
+static_assert(sizeof(vfio_pci_hot_reset_info) == 12);
+struct HotReset {
+  std::uint32_t argsz = 12;
+  std::uint32_t flags = 0;
+  std::uint32_t count = 0;
+  std::int32_t groups[4] = {};
+};
+static_assert(sizeof(vfio_pci_hot_reset) == 12);
+
 constexpr std::uint32_t kConfig = VFIO_PCI_CONFIG_REGION_INDEX;
 constexpr std::uint32_t kRom = VFIO_PCI_ROM_REGION_INDEX;
 constexpr std::uint32_t kVga = VFIO_PCI_VGA_REGION_INDEX;
@@ -132,7 +158,7 @@ class DeviceTest : public ::testing::TestWithParam<bool> {
     unplug();
     auto model = std::make_unique<PciModel>(std::move(description), record_);
     if (GetParam()) {
-      auto device = host_.pci().plug({.address = {.bus = 1}, .group = "", .unit = nullptr, .reserved = {}},
+      auto device = host_.pci().plug({.address = {.bus = 1}, .group = "", .unit = unit_, .reserved = {}},
                                      std::move(model));
       ASSERT_TRUE(device);
       ASSERT_TRUE((*device)->set_driver_override("vfio-pci"));
@@ -168,6 +194,8 @@ class DeviceTest : public ::testing::TestWithParam<bool> {
     client_.put(kConfig, control, static_cast<std::uint16_t>(state));
   }
 
+  const std::shared_ptr<iommu::Unit> unit_ =
+      std::make_shared<iommu::Unit>(iommu::UnitProperties{});
   Host host_;
   PciModel::Record record_;
   std::shared_ptr<vfio::Device> mediated_;
@@ -176,7 +204,7 @@ class DeviceTest : public ::testing::TestWithParam<bool> {
   Client client_{host_.vfio()};
 };
 INSTANTIATE_TEST_SUITE_P(DirectAndMediated, DeviceTest, ::testing::Bool(),
-                         [](const auto& info) { return info.param ? "Direct" : "Mediated"; });
+                         [](const auto& each) { return each.param ? "Direct" : "Mediated"; });
 
 // --- Open and close
 
@@ -319,9 +347,9 @@ TEST_P(DeviceTest, InterruptsThatAreNotThere) {
   open();
   for (std::uint32_t i = 0; i < 3; ++i) {
     EXPECT_EQ(client_.irq(i).count, 0u);
-    const vfio_irq_set set{.argsz = sizeof(vfio_irq_set),
-                           .flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER,
-                           .index = i};
+    const SetEventFd set{.flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER,
+                         .index = i,
+                         .count = 0};
     EXPECT_EQ(client_.ioctl(VFIO_DEVICE_SET_IRQS, set), fail(EINVAL)) << "also to turn it off";
   }
   EXPECT_EQ(client_.region(kConfig).size, 256u);
@@ -405,17 +433,9 @@ TEST_P(DeviceTest, MessagesSurviveD3hot) {
   client_.set_command(PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
   const EventFd event = *EventFd::create();
   client_.caller.files[7] = Fd(dup(event.get()));
-  struct {
-    vfio_irq_set set;
-    std::int32_t fd;
-  } enable{.set = {.argsz = sizeof(vfio_irq_set) + 4,
-                   .flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
-                   .index = VFIO_PCI_MSIX_IRQ_INDEX,
-                   .start = 2,
-                   .count = 1},
-           .fd = 7};
-  static_assert(sizeof(vfio_irq_set) == 20);
-  ASSERT_EQ(client_.ioctl(VFIO_DEVICE_SET_IRQS, enable), 0);
+  ASSERT_EQ(client_.ioctl(VFIO_DEVICE_SET_IRQS,
+                          SetEventFd{.index = VFIO_PCI_MSIX_IRQ_INDEX, .start = 2, .fd = 7}),
+            0);
   record_.port->raise(2);
   EXPECT_TRUE(event.consume());
   set_power(3);
@@ -736,32 +756,23 @@ TEST_P(DeviceTest, UnknownIoctl) {
 
 // --- Hot reset
 
-struct HotResetInfo {
-  vfio_pci_hot_reset_info header;
-  vfio_pci_dependent_device devices[4];
-};
-struct HotReset {
-  vfio_pci_hot_reset header;
-  std::int32_t groups[4];
-};
-
 TEST_P(DeviceTest, HotResetOfADeviceAlone) {
   open();
   constexpr std::uint32_t kGetInfo = VFIO_DEVICE_GET_PCI_HOT_RESET_INFO;
   EXPECT_EQ(client_.ioctl(kGetInfo, kUnmapped), fail(EFAULT));
-  EXPECT_EQ(client_.ioctl(kGetInfo, vfio_pci_hot_reset_info{.argsz = 11}), fail(EINVAL));
+  EXPECT_EQ(client_.ioctl(kGetInfo, HotResetInfo{.argsz = 11}), fail(EINVAL));
   if (!GetParam()) {
-    EXPECT_EQ(client_.ioctl(kGetInfo, vfio_pci_hot_reset_info{.argsz = 12}), fail(ENODEV));
-    EXPECT_EQ(client_.ioctl(VFIO_DEVICE_PCI_HOT_RESET, vfio_pci_hot_reset{.argsz = 12, .count = 1}),
+    EXPECT_EQ(client_.ioctl(kGetInfo, HotResetInfo{.argsz = 12}), fail(ENODEV));
+    EXPECT_EQ(client_.ioctl(VFIO_DEVICE_PCI_HOT_RESET, HotReset{.argsz = 12, .count = 1}),
               fail(ENODEV));
     return;
   }
-  EXPECT_EQ(client_.ioctl(kGetInfo, vfio_pci_hot_reset_info{.argsz = 19}), fail(ENOSPC));
-  EXPECT_EQ(client_.caller.at<vfio_pci_hot_reset_info>().count, 1u);
-  EXPECT_EQ(client_.ioctl(kGetInfo, vfio_pci_hot_reset_info{.argsz = 20}), 0);
+  EXPECT_EQ(client_.ioctl(kGetInfo, HotResetInfo{.argsz = 19}), fail(ENOSPC));
+  EXPECT_EQ(client_.caller.at<HotResetInfo>().count, 1u);
+  EXPECT_EQ(client_.ioctl(kGetInfo, HotResetInfo{.argsz = 20}), 0);
   const auto info = client_.caller.at<HotResetInfo>();
-  EXPECT_EQ(info.header.flags, 0u);
-  ASSERT_EQ(info.header.count, 1u);
+  EXPECT_EQ(info.flags, 0u);
+  ASSERT_EQ(info.count, 1u);
   EXPECT_EQ(info.devices[0].group_id, group_);
   EXPECT_EQ(info.devices[0].bus, 1u);
   EXPECT_EQ(info.devices[0].devfn, 0u);
@@ -778,7 +789,7 @@ class HotResetTest : public ::testing::Test {
       description.flr = flr_;
       description.power_management = flr_;
       devices_[i] = *host_.pci().plug(
-          {.address = address, .group = "", .unit = nullptr, .reserved = {}},
+          {.address = address, .group = "", .unit = unit_, .reserved = {}},
           std::make_unique<PciModel>(std::move(description), records_[i]));
       EXPECT_TRUE(devices_[i]->set_driver_override("vfio-pci"));
       EXPECT_TRUE(host_.pci().drivers_probe(devices_[i]->name()));
@@ -794,8 +805,7 @@ class HotResetTest : public ::testing::Test {
     }
   }
   Result<int> hot_reset(std::vector<std::int32_t> groups, std::uint32_t argsz = 12) {
-    HotReset request{.header = {.argsz = argsz, .count = static_cast<std::uint32_t>(groups.size())},
-                     .groups = {}};
+    HotReset request{.argsz = argsz, .count = static_cast<std::uint32_t>(groups.size())};
     std::ranges::copy(groups, request.groups);
     return client_.ioctl(VFIO_DEVICE_PCI_HOT_RESET, request);
   }
@@ -805,6 +815,8 @@ class HotResetTest : public ::testing::Test {
 
   const bool flr_ = std::string(::testing::UnitTest::GetInstance()->current_test_info()->name())
                         .find("WithoutFlr") == std::string::npos;
+  const std::shared_ptr<iommu::Unit> unit_ =
+      std::make_shared<iommu::Unit>(iommu::UnitProperties{});
   Host host_;
   std::array<PciModel::Record, 3> records_;
   std::array<std::shared_ptr<pci::Device>, 3> devices_;
@@ -813,10 +825,9 @@ class HotResetTest : public ::testing::Test {
 
 TEST_F(HotResetTest, Info) {
   open_all();
-  HotResetInfo info{.header = {.argsz = sizeof(HotResetInfo)}, .devices = {}};
-  ASSERT_EQ(client_.ioctl(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, info), 0);
-  info = client_.caller.at<HotResetInfo>();
-  ASSERT_EQ(info.header.count, 3u);
+  ASSERT_EQ(client_.ioctl(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, HotResetInfo{}), 0);
+  const auto info = client_.caller.at<HotResetInfo>();
+  ASSERT_EQ(info.count, 3u);
   for (unsigned i = 0; i < 3; ++i) {
     EXPECT_EQ(info.devices[i].group_id, devices_[i]->iommu_group()->id());
     EXPECT_EQ(info.devices[i].devfn, (std::array{0x00, 0x01, 0x08})[i]);
@@ -829,13 +840,13 @@ TEST_F(HotResetTest, Errors) {
   EXPECT_EQ(client_.ioctl(VFIO_DEVICE_PCI_HOT_RESET, kUnmapped), fail(EFAULT));
   EXPECT_EQ(hot_reset({10, 12}, 11), fail(EINVAL));
   EXPECT_EQ(client_.ioctl(VFIO_DEVICE_PCI_HOT_RESET,
-                          vfio_pci_hot_reset{.argsz = 12, .flags = 1, .count = 1}),
+                          HotReset{.argsz = 12, .flags = 1, .count = 1}),
             fail(EINVAL));
   EXPECT_EQ(hot_reset({}), fail(EINVAL)) << "the cdev's way";
   EXPECT_EQ(hot_reset({10, 12, 10, 10}), fail(EINVAL)) << "more than there are devices";
   EXPECT_EQ(client_.ioctl(VFIO_DEVICE_PCI_HOT_RESET,
-                          client_.caller.put(vfio_pci_hot_reset{.argsz = 12, .flags = 0, .count = 3},
-                                             client_.caller.arena.size() - sizeof(vfio_pci_hot_reset))),
+                          client_.caller.put(std::array<std::uint32_t, 3>{12, 0, 3},
+                                             client_.caller.arena.size() - 12)),
             fail(EFAULT));
   EXPECT_EQ(hot_reset({10, 99}), fail(EBADF));
   EXPECT_EQ(hot_reset({10, 7}), fail(EINVAL)) << "no group";
@@ -891,16 +902,9 @@ TEST_F(HotResetTest, RequestReachesTheClient) {
   ASSERT_EQ(client_.get_device(12, devices_[2]->name()), kDevice);
   const EventFd event = *EventFd::create();
   client_.caller.files[7] = Fd(dup(event.get()));
-  struct {
-    vfio_irq_set set;
-    std::int32_t fd;
-  } enable{.set = {.argsz = sizeof(vfio_irq_set) + 4,
-                   .flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
-                   .index = VFIO_PCI_REQ_IRQ_INDEX,
-                   .start = 0,
-                   .count = 1},
-           .fd = 7};
-  ASSERT_EQ(client_.ioctl(VFIO_DEVICE_SET_IRQS, enable), 0);
+  ASSERT_EQ(client_.ioctl(VFIO_DEVICE_SET_IRQS,
+                          SetEventFd{.index = VFIO_PCI_REQ_IRQ_INDEX, .fd = 7}),
+            0);
   client_.ops().request(0);
   EXPECT_TRUE(event.consume());
 }

@@ -90,6 +90,9 @@ class Driver::Bound final : public Place {
   bool needs_reset_ = false;
 };
 
+Driver::Driver(vfio::Vfio& vfio) : vfio_(vfio) {}
+Driver::~Driver() = default;
+
 std::shared_ptr<Driver::Set> Driver::set_for_locked(const pci::Device& device) {
   for (const auto& other : device.bus().reset_set(device)) {
     const auto found = bound_.find(other.get());

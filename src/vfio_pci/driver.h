@@ -11,9 +11,11 @@
 
 namespace uvfio::vfio_pci {
 
+// Thread-safe.
 class Driver final : public pci::Driver {
  public:
-  explicit Driver(vfio::Vfio& vfio) : vfio_(vfio) {}
+  explicit Driver(vfio::Vfio& vfio);
+  ~Driver() override;
 
   [[nodiscard]] std::string name() const override { return "vfio-pci"; }
   [[nodiscard]] bool driver_managed_dma() const override { return true; }

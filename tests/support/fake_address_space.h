@@ -34,6 +34,7 @@ class FakeAddressSpace final : public memory::AddressSpace {
       : memory(size), base_(base), kind_(kind) {}
 
   bool alive() const override { return !dead; }
+  std::string name() const override { return "a test"; }
   Status read(std::uint64_t vaddr, std::span<std::byte> data) override {
     if (auto checked = check(vaddr, data.size(), false); !checked) return checked;
     std::ranges::copy(std::span(memory).subspan(vaddr - base_, data.size()), data.begin());

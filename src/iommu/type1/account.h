@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "iommu/type1/mapping.h"
-#include "iommu/type1/parameters.h"
+#include "uvfio/type1_parameters.h"
 #include "uvfio/error.h"
 
 namespace uvfio::iommu::type1 {

@@ -33,33 +33,44 @@ DomainPath::DomainPath(std::shared_ptr<Iommu> keep, Type1& type1, std::shared_pt
 
 const std::atomic<std::uint64_t>& DomainPath::generation() const { return type1_.generation_; }
 
-std::unexpected<Errno> DomainPath::fault(std::uint64_t iova, std::uint64_t size, Prot prot,
-                                         Fault::Reason reason) {
-  unit_->faults().report(
-      {.device = device_, .iova = iova, .size = size, .access = prot, .reason = reason, .time = {}});
-  return fail(reason == Fault::Reason::not_present ? EINVAL : EPERM);
+void DomainPath::report_refused(std::uint64_t iova, std::uint64_t size, Prot prot, Errno error) {
+  if (error != Errno{EINVAL} && error != Errno{EPERM}) return;
+  unit_->faults().report({.device = device_,
+                          .iova = iova,
+                          .size = size,
+                          .access = prot,
+                          .reason = error == Errno{EINVAL} ? Fault::Reason::not_present
+                                                           : Fault::Reason::not_permitted,
+                          .time = {}});
+}
+
+std::unexpected<Errno> DomainPath::refuse(std::uint64_t iova, std::uint64_t size, Prot prot,
+                                          int error) {
+  report_refused(iova, size, prot, Errno{error});
+  return fail(error);
 }
 
 // What the table says for [iova, iova + size): one page, or several whose memory is contiguous.
-Result<vfio::Translation> DomainPath::find(std::uint64_t iova, std::uint64_t size, Prot prot) {
+Result<vfio::Translation> DomainPath::find(std::uint64_t iova, std::uint64_t size,
+                                           Prot prot) const {
   const std::uint64_t last = iova + (size - 1);
-  if (last < iova) return fault(iova, size, prot, Fault::Reason::not_present);
+  if (last < iova) return fail(EINVAL);
   PageTable::Leaf leaf = domain_->walk(iova);
-  if (!leaf.present()) return fault(iova, size, prot, Fault::Reason::not_present);
+  if (!leaf.present()) return fail(EINVAL);
   vfio::Translation found = translation_of(leaf);
   while (true) {
-    if (!vfio::allows(leaf.prot, prot)) return fault(iova, size, prot, Fault::Reason::not_permitted);
+    if (!vfio::allows(leaf.prot, prot)) return fail(EPERM);
     if (last <= found.last) return found;
     leaf = domain_->walk(found.last + 1);
-    if (!leaf.present()) return fault(iova, size, prot, Fault::Reason::not_present);
+    if (!leaf.present()) return fail(EINVAL);
     const vfio::Translation next = translation_of(leaf);
     const bool contiguous = found.host == nullptr
                                 ? next.host == nullptr
                                 : next.host == found.host + (next.first - found.first);
     // Legal DMA, but not one piece of memory: copying goes piece by piece.
-    if (!contiguous) return fail(EINVAL);
-    found.prot = static_cast<Prot>(static_cast<unsigned>(found.prot) &
-                                   static_cast<unsigned>(next.prot));
+    if (!contiguous) return fail(EOPNOTSUPP);
+    found.prot =
+        static_cast<Prot>(static_cast<unsigned>(found.prot) & static_cast<unsigned>(next.prot));
     found.last = next.last;
   }
 }
@@ -88,8 +99,8 @@ Result<std::byte*> DomainPath::hold(std::uint64_t iova, std::uint64_t size, Prot
   if (found->host == nullptr) return fail(EOPNOTSUPP);
   // An unmap that has begun meanwhile has taken the mapping out of the tree, and waits for this section.
   Mapping* mapping = type1_.mappings_.find(iova);
-  if (mapping == nullptr) return fault(iova, size, prot, Fault::Reason::not_present);
-  if (size - 1 > mapping->last - iova) return fail(EINVAL);  // two mappings that happen to touch
+  if (mapping == nullptr) return fail(EINVAL);
+  if (size - 1 > mapping->last - iova) return fail(EOPNOTSUPP);  // two mappings that happen to touch
   mapping->users().enter();
   users = &mapping->users();
   return found->host + (iova - found->first);
@@ -105,9 +116,9 @@ Status DomainPath::copy(std::uint64_t iova, Span data, Prot prot, Copy&& copy_pi
     {
       const rcu::ReadGuard guard;
       const PageTable::Leaf leaf = domain_->walk(iova);
-      if (!leaf.present()) return fault(iova, data.size(), prot, Fault::Reason::not_present);
+      if (!leaf.present()) return refuse(iova, data.size(), prot, EINVAL);
       if (!vfio::allows(leaf.prot, prot))
-        return fault(iova, data.size(), prot, Fault::Reason::not_permitted);
+        return refuse(iova, data.size(), prot, EPERM);
       run = std::min<std::uint64_t>(data.size(), leaf.last - iova + 1);
       if (!leaf.target.copy) {
         run = std::min(run, kMaxCopyInSection);
@@ -115,7 +126,7 @@ Status DomainPath::copy(std::uint64_t iova, Span data, Prot prot, Copy&& copy_pi
         copy_piece(host, data.first(run));
       } else {
         mapping = type1_.mappings_.find(iova);
-        if (mapping == nullptr) return fault(iova, run, prot, Fault::Reason::not_present);
+        if (mapping == nullptr) return refuse(iova, run, prot, EINVAL);
         run = std::min<std::uint64_t>(data.size(), mapping->last - iova + 1);
         mapping->users().enter();
       }

@@ -29,6 +29,7 @@ class DomainPath final : public DmaPath {
                                         Users*& users) override;
   // Never asked for: MAP_DMA has found the memory.
   [[nodiscard]] Status resolve(std::uint64_t iova) override;
+  void report_refused(std::uint64_t iova, std::uint64_t size, Prot prot, Errno error) override;
   [[nodiscard]] Status read(std::uint64_t iova, std::span<std::byte> data) override;
   [[nodiscard]] Status write(std::uint64_t iova, std::span<const std::byte> data) override;
   [[nodiscard]] const std::atomic<std::uint64_t>& generation() const override;
@@ -36,11 +37,12 @@ class DomainPath final : public DmaPath {
  private:
   static constexpr std::size_t kEntries = 64;  // a power of two
 
-  Result<vfio::Translation> find(std::uint64_t iova, std::uint64_t size, Prot prot);
+  [[nodiscard]] Result<vfio::Translation> find(std::uint64_t iova, std::uint64_t size,
+                                               Prot prot) const;
   template <typename Span, typename Copy>
   Status copy(std::uint64_t iova, Span data, Prot prot, Copy&& copy_piece);
-  std::unexpected<Errno> fault(std::uint64_t iova, std::uint64_t size, Prot prot,
-                               Fault::Reason reason);
+  // Reports and returns `error`.
+  std::unexpected<Errno> refuse(std::uint64_t iova, std::uint64_t size, Prot prot, int error);
 
   const std::shared_ptr<Iommu> keep_;
   Type1& type1_;

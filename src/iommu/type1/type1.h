@@ -15,7 +15,7 @@
 #include "iommu/type1/iova_ranges.h"
 #include "iommu/type1/mapping.h"
 #include "iommu/type1/mapping_tree.h"
-#include "iommu/type1/parameters.h"
+#include "uvfio/type1_parameters.h"
 #include "iommu/unit/domain.h"
 
 namespace uvfio::iommu::type1 {

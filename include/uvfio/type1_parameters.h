@@ -1,8 +1,13 @@
-// What an administrator can set of type1.
+// What an administrator can set of the type1 IOMMU backend.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "uvfio/error.h"
 
 namespace uvfio::iommu::type1 {
 
@@ -22,6 +27,13 @@ struct Parameters {
   std::atomic<bool> allow_unsafe_interrupts = false;
   // Looked at when the IOMMU is set.
   std::atomic<Accounting> accounting = Accounting::per_mapping;
+
+  static constexpr std::array<std::string_view, 4> kNames{
+      "accounting", "allow_unsafe_interrupts", "disable_hugepages", "dma_entry_limit"};
+  // As text, the way that the kernel's module parameters are read and written: Y or N, a number;
+  // accounting is "mapping" or "address-space". ENOENT: no such name. EINVAL, ERANGE: no such value.
+  [[nodiscard]] Result<std::string> show(std::string_view name) const;
+  [[nodiscard]] Status store(std::string_view name, std::string_view text);
 };
 
 }  // namespace uvfio::iommu::type1
