@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <climits>
+#include <limits>
 #include <ranges>
 #include <vector>
 
@@ -35,34 +35,6 @@ Outcome<std::unique_ptr<pci::Model>> make_edu(const ModelKeys& keys) {
   return std::make_unique<edu::Edu>(*mask);
 }
 
-constexpr std::array kNvmeKeys{
-    PciModel::Key{"file",
-                  "file or block device of the disk; several, with ':' between them, for a "
-                  "namespace each"},
-    PciModel::Key{"lba", "bytes of a block, 512 or 4096 (default: as formatted, at first 512)"},
-    PciModel::Key{"queues", "pairs of I/O queues, 1 to 127 (default 16)"},
-    PciModel::Key{"serial", "serial number (default: made from the paths)"},
-};
-Outcome<std::unique_ptr<pci::Model>> make_nvme(const ModelKeys& keys) {
-  nvme::DiskOptions options;
-  const auto lba = number(keys, "lba", options.lba_size);
-  if (!lba) return std::unexpected(lba.error());
-  const auto queues = number(keys, "queues", options.io_queues);
-  if (!queues) return std::unexpected(queues.error());
-  // Out of range stays so.
-  options.lba_size = static_cast<unsigned>(std::min<std::uint64_t>(*lba, UINT_MAX));
-  options.io_queues = static_cast<unsigned>(std::min<std::uint64_t>(*queues, UINT_MAX));
-  if (const auto serial = keys.find("serial"); serial != keys.end())
-    options.serial = serial->second;
-  if (const auto files = keys.find("file"); files != keys.end()) {
-    for (const auto& file : std::views::split(files->second, ':'))
-      options.files.emplace_back(file.begin(), file.end());
-  }
-  auto disk = nvme::Disk::create(options);
-  if (!disk) return failure("{}", disk.error());
-  return std::move(*disk);
-}
-
 constexpr std::array kIoatKeys{
     PciModel::Key{"faults", "memory that it cannot reach: drop (default) or report"},
 };
@@ -74,10 +46,36 @@ Outcome<std::unique_ptr<pci::Model>> make_ioat(const ModelKeys& keys) {
   return failure("faults={}: neither drop nor report", faults->second);
 }
 
+constexpr std::array kNvmeKeys{
+    PciModel::Key{"file", "image file or block device; several, with : between: a namespace each"},
+    PciModel::Key{"lba_size", "512 or 4096 (default: as formatted, at first 512)"},
+    PciModel::Key{"queues", "pairs of I/O queues (default 16)"},
+    PciModel::Key{"serial", "serial number (default: made from the files' paths)"},
+};
+Outcome<std::unique_ptr<pci::Model>> make_nvme(const ModelKeys& keys) {
+  nvme::DiskOptions options;
+  const auto lba_size = number(keys, "lba_size", options.lba_size);
+  const auto queues = number(keys, "queues", options.io_queues);
+  if (!lba_size) return std::unexpected(lba_size.error());
+  if (!queues) return std::unexpected(queues.error());
+  constexpr std::uint64_t kMost = std::numeric_limits<unsigned>::max();
+  options.lba_size = static_cast<unsigned>(std::min(*lba_size, kMost));
+  options.io_queues = static_cast<unsigned>(std::min(*queues, kMost));
+  if (const auto serial = keys.find("serial"); serial != keys.end()) options.serial = serial->second;
+  if (const auto file = keys.find("file"); file != keys.end()) {
+    for (const auto part : std::views::split(file->second, ':')) {
+      options.files.emplace_back(part.begin(), part.end());
+    }
+  }
+  auto disk = nvme::Disk::create(options);
+  if (!disk) return std::unexpected(disk.error());
+  return std::move(*disk);
+}
+
 constexpr std::array kModels{
     PciModel{"edu", "QEMU's educational device", kEduKeys, make_edu},
     PciModel{"ioat", "Intel's I/OAT DMA engine", kIoatKeys, make_ioat},
-    PciModel{"nvme", "an NVMe disk", kNvmeKeys, make_nvme},
+    PciModel{"nvme", "an NVMe disk over files or block devices", kNvmeKeys, make_nvme},
 };
 
 std::string names_of(const auto& all) {
