@@ -28,6 +28,9 @@ struct Bar {
   // Parts that clients may map: whole pages, ascending, disjoint, no MSI-X table in them. They are
   // plain memory (Port::bar_memory): accesses to them, mapped or not, never reach the model.
   std::vector<Range> mappable;
+  // Accesses to mappable parts that are not made through a mapping do reach the model, which keeps
+  // bar_memory to what they mean: for registers that are mappable and watched.
+  bool trap_unmapped = false;
 };
 
 // The MSI-X capability: table and pending bits in a memory BAR of the model's choice. The library answers
@@ -102,12 +105,12 @@ class Model {
   virtual ~Model() = default;
 
   [[nodiscard]] virtual const Description& description() const = 0;
-  // Called once, before anything else.
+  // Called once, before anything else. Threads come later, with the first access or bus_master_changed(true).
   virtual void connect(Port& port) = 0;
 
-  // A naturally aligned access of 1, 2, 4 or 8 bytes inside the BAR, in a part that is neither mappable nor
-  // MSI-X table or pending bits; values are little-endian numbers. Only while decoding is enabled, and never
-  // beside reset().
+  // A naturally aligned access of 1, 2, 4 or 8 bytes inside the BAR, in a part that is neither mappable
+  // (but for trap_unmapped) nor MSI-X table or pending bits; values are little-endian numbers. Only while
+  // decoding is enabled, and never beside reset().
   [[nodiscard]] virtual std::uint64_t read_bar(unsigned bar, std::uint64_t offset,
                                                unsigned width) = 0;
   virtual void write_bar(unsigned bar, std::uint64_t offset, unsigned width,
@@ -120,6 +123,8 @@ class Model {
 
   // The driver has turned bus mastering on or off (command register).
   virtual void bus_master_changed(bool enabled) { static_cast<void>(enabled); }
+  // Port::interrupt_mode() has changed.
+  virtual void interrupt_mode_changed() {}
 };
 
 }  // namespace uvfio::pci

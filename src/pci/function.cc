@@ -166,7 +166,9 @@ void Function::apply_config_locked() {
     control.msix_enabled = (flags & PCI_MSIX_FLAGS_ENABLE) != 0;
     control.msix_function_mask = (flags & PCI_MSIX_FLAGS_MASKALL) != 0;
   }
+  const InterruptMode mode = interrupts_.mode();
   interrupts_.control(control);
+  if (interrupts_.mode() != mode) model_->interrupt_mode_changed();
   if (bus_master_.exchange(master, std::memory_order_acq_rel) != master) {
     model_->bus_master_changed(master);
   }
@@ -224,7 +226,7 @@ Status Function::bar_write(unsigned bar, std::uint64_t offset, std::span<const s
 }
 
 std::byte* Function::plain_memory(unsigned bar, std::uint64_t offset) const {
-  if (bar == kVgaRanges) return nullptr;
+  if (bar == kVgaRanges || description_.bars[bar].trap_unmapped) return nullptr;
   for (const Bar::Range& range : description_.bars[bar].mappable) {
     if (offset >= range.offset && offset - range.offset < range.size) {
       return memory_.bar(bar).data() + offset;

@@ -48,11 +48,9 @@ void VfioPciDevice::Hardware::write(std::uint16_t offset, unsigned width, std::u
   function_.config_set(offset, static_cast<std::uint8_t>(width), value);
 }
 
-VfioPciDevice::VfioPciDevice(pci::Function& function, Place* place,
-                             std::unique_ptr<pci::Function> own)
-    : own_(std::move(own)),
-      function_(function),
-      place_(place) {
+VfioPciDevice::VfioPciDevice(std::unique_ptr<pci::Function> own, pci::Function* direct,
+                             Place* place)
+    : own_(std::move(own)), function_(own_ ? *own_ : *direct), place_(place) {
   make_config();
 }
 

@@ -1,5 +1,5 @@
-// A PCI function in a client's hands: the kernel's vfio_pci_core_device. The same class serves functions of the
-// host's bus (vfio-pci) and mediated devices (vfio_mpci).
+// A PCI function in a client's hands: the kernel's vfio_pci_core_device. The same class serves
+// functions of the host's bus (vfio-pci) and mediated devices (vfio_mpci).
 #pragma once
 
 #include <memory>
@@ -20,10 +20,11 @@ namespace uvfio::vfio_pci {
 class VfioPciDevice final : public vfio::DeviceOps, private vfio::PciDevice, private ConfigEffects {
  public:
   // A direct function, which somebody else owns, at its place. Both outlive this.
-  VfioPciDevice(pci::Function& function, Place& place) : VfioPciDevice(function, &place, nullptr) {}
+  VfioPciDevice(pci::Function& function, Place& place)
+      : VfioPciDevice(nullptr, &function, &place) {}
   // A mediated device: a function of its own.
   explicit VfioPciDevice(std::unique_ptr<pci::Function> function)
-      : VfioPciDevice(*function, nullptr, std::move(function)) {}
+      : VfioPciDevice(std::move(function), nullptr, nullptr) {}
 
   [[nodiscard]] Result<bool> match(std::string_view name, std::string_view text) override;
   [[nodiscard]] Status open_device(vfio::Device& device) override;
@@ -57,7 +58,8 @@ class VfioPciDevice final : public vfio::DeviceOps, private vfio::PciDevice, pri
     pci::Function& function_;
   };
 
-  VfioPciDevice(pci::Function& function, Place* place, std::unique_ptr<pci::Function> own);
+  // One of the functions is missing.
+  VfioPciDevice(std::unique_ptr<pci::Function> own, pci::Function* direct, Place* place);
 
   // vfio::PciDevice.
   Result<std::vector<Dependent>> hot_reset_set() override;

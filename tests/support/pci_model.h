@@ -1,10 +1,12 @@
-// A PCI model for tests: registers that keep what is written to them, and a record of what happened to it.
+// A PCI model for tests: registers that keep what is written to them, and a record of what happened
+// to it.
 #pragma once
 
 #include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <utility>
 
 #include "uvfio/pci.h"
@@ -21,10 +23,12 @@ class PciModel final : public pci::Model {
     std::map<std::pair<unsigned, std::uint64_t>, std::uint64_t> registers;  // bar, offset
     unsigned last_width = 0;
     std::function<void()> on_write;
+    std::mutex
+        mutex;  // taken by the model's accesses, which ioeventfds make from a thread of their own
   };
 
-  // BAR 0: 16 KiB of 64-bit memory with the MSI-X table at 0x2000; BAR 2: 32 I/O ports; BAR 4: 64 KiB of 32-bit
-  // memory, of which pages 1 and 2 can be mapped. All kinds of interrupts.
+  // BAR 0: 16 KiB of 64-bit memory with the MSI-X table at 0x2000; BAR 2: 32 I/O ports; BAR 4: 64
+  // KiB of 32-bit memory, of which pages 1 and 2 can be mapped. All kinds of interrupts.
   static pci::Description full() {
     pci::Description description{.vendor_id = 0x1af4,
                                  .device_id = 0x1234,
@@ -53,6 +57,7 @@ class PciModel final : public pci::Model {
   const pci::Description& description() const override { return description_; }
   void connect(pci::Port& port) override { record_.port = &port; }
   std::uint64_t read_bar(unsigned bar, std::uint64_t offset, unsigned width) override {
+    const std::lock_guard lock(record_.mutex);
     record_.last_width = width;
     std::uint64_t value = 0;
     for (unsigned i = 0; i < width; ++i) {
@@ -62,6 +67,7 @@ class PciModel final : public pci::Model {
     return value;
   }
   void write_bar(unsigned bar, std::uint64_t offset, unsigned width, std::uint64_t value) override {
+    const std::lock_guard lock(record_.mutex);
     record_.last_width = width;
     for (unsigned i = 0; i < width; ++i) {
       record_.registers[{bar, offset + i}] = value >> (8 * i) & 0xff;
@@ -69,6 +75,7 @@ class PciModel final : public pci::Model {
     if (record_.on_write) record_.on_write();
   }
   void reset() override {
+    const std::lock_guard lock(record_.mutex);
     ++record_.resets;
     record_.registers.clear();
   }
