@@ -113,9 +113,8 @@ Status Driver::probe(pci::Device& device) {
     bound = slot.get();
   }
   // Without the lock: a client may open the device as soon as it is registered.
-  auto registered =
-      vfio_.register_real(device.name(), device.sysfs_path(), device.iommu_group(),
-                          std::make_unique<VfioPciDevice>(device.function(), *bound));
+  auto registered = vfio_.register_real(device.name(), device.sysfs_path(), device.iommu_group(),
+                                        std::make_unique<VfioPciDevice>(device.function(), *bound));
   const std::lock_guard lock(mutex_);
   bound->vfio_device = std::move(registered);
   return {};
