@@ -1,6 +1,6 @@
-// A client of a vfio-pci device that does anything: configuration space, BARs, ROM and VGA ranges, every ioctl of
-// the device, while the model raises interrupts. Nothing may crash, leak or hang, and what is written to virtual
-// bits never reaches the hardware.
+// A client of a vfio-pci device that does anything: configuration space, BARs, ROM and VGA ranges,
+// every ioctl of the device, while the model raises interrupts. Nothing may crash, leak or hang,
+// and what is written to virtual bits never reaches the hardware.
 
 #include <fuzzer/FuzzedDataProvider.h>
 #include <linux/pci_regs.h>
@@ -41,8 +41,8 @@ pci::Description description(FuzzedDataProvider& input) {
   if (input.ConsumeBool()) description.rom = input.ConsumeBytes<std::byte>(200);
   for (int i = input.ConsumeIntegralInRange(0, 3); i > 0; --i) {
     pci::ExtraCapability extra{
-        .id = input.PickValueInArray<std::uint8_t>(
-            {PCI_CAP_ID_VPD, PCI_CAP_ID_VNDR, PCI_CAP_ID_AF, PCI_CAP_ID_SSVID, PCI_CAP_ID_PCIX, 0x55}),
+        .id = input.PickValueInArray<std::uint8_t>({PCI_CAP_ID_VPD, PCI_CAP_ID_VNDR, PCI_CAP_ID_AF,
+                                                    PCI_CAP_ID_SSVID, PCI_CAP_ID_PCIX, 0x55}),
         .body = input.ConsumeBytes<std::uint8_t>(input.ConsumeIntegralInRange<std::size_t>(0, 24)),
         .writable = {}};
     if (input.ConsumeBool()) extra.writable.assign(extra.body.size(), 0xff);
@@ -174,12 +174,13 @@ class Session {
          VFIO_DEVICE_SET_IRQS, VFIO_DEVICE_RESET, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
          VFIO_DEVICE_PCI_HOT_RESET, VFIO_DEVICE_IOEVENTFD, VFIO_DEVICE_FEATURE});
     if (command == VFIO_DEVICE_IOEVENTFD && input_.ConsumeBool()) {
-      call(command, caller_.put(vfio_device_ioeventfd{
-                        .argsz = sizeof(vfio_device_ioeventfd),
-                        .flags = input_.PickValueInArray<std::uint32_t>({1, 2, 4, 8}),
-                        .offset = pci::region_offset(input_.ConsumeIntegralInRange(0u, 6u)) + offset(),
-                        .data = input_.ConsumeIntegralInRange<std::uint64_t>(0, 3),
-                        .fd = input_.PickValueInArray({-1, 7, 8})}));
+      call(command,
+           caller_.put(vfio_device_ioeventfd{
+               .argsz = sizeof(vfio_device_ioeventfd),
+               .flags = input_.PickValueInArray<std::uint32_t>({1, 2, 4, 8}),
+               .offset = pci::region_offset(input_.ConsumeIntegralInRange(0u, 6u)) + offset(),
+               .data = input_.ConsumeIntegralInRange<std::uint64_t>(0, 3),
+               .fd = input_.PickValueInArray({-1, 7, 8})}));
       return;
     }
     const auto bytes =

@@ -9,8 +9,8 @@
 
 namespace uvfio::vfio_pci {
 
-// A mediated device (vfio_mpci): what an mdev driver's probe returns. EINVAL: the model's description contradicts
-// itself. ENOMEM and the like: no memory for what clients map.
+// A mediated device (vfio_mpci): what an mdev driver's probe returns. EINVAL: the model's
+// description contradicts itself. ENOMEM and the like: no memory for what clients map.
 [[nodiscard]] Result<std::unique_ptr<vfio::DeviceOps>> make_mediated(
     std::unique_ptr<pci::Model> model);
 

@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
+#include <ranges>
 #include <vector>
 
 #include "base/number.h"
 #include "devices/edu/edu.h"
 #include "devices/ioat/ioat.h"
+#include "devices/nvme/disk.h"
 
 namespace uvfio::launcher {
 namespace {
@@ -43,9 +46,36 @@ Outcome<std::unique_ptr<pci::Model>> make_ioat(const ModelKeys& keys) {
   return failure("faults={}: neither drop nor report", faults->second);
 }
 
+constexpr std::array kNvmeKeys{
+    PciModel::Key{"file", "image file or block device; several, with : between: a namespace each"},
+    PciModel::Key{"lba_size", "512 or 4096 (default: as formatted, at first 512)"},
+    PciModel::Key{"queues", "pairs of I/O queues (default 16)"},
+    PciModel::Key{"serial", "serial number (default: made from the files' paths)"},
+};
+Outcome<std::unique_ptr<pci::Model>> make_nvme(const ModelKeys& keys) {
+  nvme::DiskOptions options;
+  const auto lba_size = number(keys, "lba_size", options.lba_size);
+  const auto queues = number(keys, "queues", options.io_queues);
+  if (!lba_size) return std::unexpected(lba_size.error());
+  if (!queues) return std::unexpected(queues.error());
+  constexpr std::uint64_t kMost = std::numeric_limits<unsigned>::max();
+  options.lba_size = static_cast<unsigned>(std::min(*lba_size, kMost));
+  options.io_queues = static_cast<unsigned>(std::min(*queues, kMost));
+  if (const auto serial = keys.find("serial"); serial != keys.end()) options.serial = serial->second;
+  if (const auto file = keys.find("file"); file != keys.end()) {
+    for (const auto part : std::views::split(file->second, ':')) {
+      options.files.emplace_back(part.begin(), part.end());
+    }
+  }
+  auto disk = nvme::Disk::create(options);
+  if (!disk) return std::unexpected(disk.error());
+  return std::move(*disk);
+}
+
 constexpr std::array kModels{
     PciModel{"edu", "QEMU's educational device", kEduKeys, make_edu},
     PciModel{"ioat", "Intel's I/OAT DMA engine", kIoatKeys, make_ioat},
+    PciModel{"nvme", "an NVMe disk over files or block devices", kNvmeKeys, make_nvme},
 };
 
 std::string names_of(const auto& all) {

@@ -99,6 +99,9 @@ void SysfsPci::driver_registered(pci::Driver& driver) {
   }
   builder.attribute(*directory, write_only("uevent", store_uevent));
   if (driver.name() == "vfio-pci") builder.link(path, "module", "module/vfio_pci");
+  // driverctl loads a module of the driver's name unless it is there; ours need no loading.
+  builder.attribute(*builder.directory("module/" + driver.name()),
+                    constant("initstate", "live\n"));
 }
 
 void SysfsPci::driver_unregistered(pci::Driver& driver) {

@@ -54,7 +54,8 @@ Result<int> pci_hot_reset(vfio::PciDevice& device, Caller& caller, std::uint64_t
   // A group has at least one device, so that there cannot be more.
   if (header.count > set->size()) return fail(EINVAL);
   std::vector<std::int32_t> fds(header.count);
-  if (auto copied = caller.copy_in(arg + kMinSize, std::as_writable_bytes(std::span(fds))); !copied) {
+  if (auto copied = caller.copy_in(arg + kMinSize, std::as_writable_bytes(std::span(fds)));
+      !copied) {
     return std::unexpected(copied.error());
   }
   std::vector<std::shared_ptr<vfio::GroupFile>> groups;

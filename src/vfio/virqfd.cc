@@ -39,8 +39,8 @@ class Virqfd::Poller {
   Status add(const std::shared_ptr<Watch>& watch) {
     const std::lock_guard lock(mutex_);
     watch->id = ++last_id_;
-    // By edges: one call for each signal, even if an eventfd (a semaphore) stays readable. Otherwise a client
-    // could keep the thread busy with a single write.
+    // By edges: one call for each signal, even if an eventfd (a semaphore) stays readable.
+    // Otherwise a client could keep the thread busy with a single write.
     epoll_event event{.events = EPOLLIN | EPOLLET, .data = {.u64 = watch->id}};
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, watch->event.get(), &event) != 0) return fail(errno);
     watches_.emplace(watch->id, watch);
@@ -79,7 +79,8 @@ class Virqfd::Poller {
   void run() {
     std::array<epoll_event, 64> events{};
     while (true) {
-      const int ready = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
+      const int ready =
+          epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
       for (int i = 0; i < ready; ++i) {
         const std::uint64_t id = events[static_cast<std::size_t>(i)].data.u64;
         if (id == kStop) return;

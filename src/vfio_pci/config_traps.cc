@@ -19,7 +19,8 @@ constexpr bool is_bar(std::uint16_t position) {
          (position >= PCI_ROM_ADDRESS && position < PCI_ROM_ADDRESS + 4);
 }
 
-// Sizes in the device control register: 128 bytes and powers of two upwards (PCI Express 4.0, 7.5.3.4).
+// Sizes in the device control register: 128 bytes and powers of two upwards (PCI
+// Express 4.0, 7.5.3.4).
 constexpr std::uint32_t kReadRequestShift = 12;
 constexpr std::uint32_t kPayloadShift = 5;
 constexpr std::uint32_t kLargestSize = 5;  // 4096 bytes
@@ -113,9 +114,8 @@ void VirtualConfig::after_express(std::uint16_t start, std::uint16_t old_control
   if (((control ^ old_control) & PCI_EXP_DEVCTL_READRQ) == 0) return;
   // The request size is the client's, but not below what the fabric moves in one packet.
   const std::uint32_t hardware = hardware_.read(start + PCI_EXP_DEVCTL, 2);
-  const std::uint32_t wanted =
-      std::max((control & PCI_EXP_DEVCTL_READRQ) >> kReadRequestShift,
-               (hardware & PCI_EXP_DEVCTL_PAYLOAD) >> kPayloadShift);
+  const std::uint32_t wanted = std::max((control & PCI_EXP_DEVCTL_READRQ) >> kReadRequestShift,
+                                        (hardware & PCI_EXP_DEVCTL_PAYLOAD) >> kPayloadShift);
   if (wanted > kLargestSize) return;
   hardware_.write(start + PCI_EXP_DEVCTL, 2,
                   (hardware & ~std::uint32_t{PCI_EXP_DEVCTL_READRQ}) | wanted << kReadRequestShift);
@@ -129,12 +129,13 @@ void VirtualConfig::after_advanced_features(std::uint16_t start) {
   if ((hardware_.read(start + PCI_AF_CAP, 1) & kCan) == kCan) effects_.reset_function();
 }
 
-// Messages flow only when SET_IRQS has set them up, and no more of them than it has. The number that the
-// hardware is capable of is shown as it is (spec 14, quirk 13).
+// Messages flow only when SET_IRQS has set them up, and no more of them than it has. The number
+// that the hardware is capable of is shown as it is (spec 14, quirk 13).
 void VirtualConfig::after_msi(const Piece& piece, std::uint16_t start) {
   if (!piece.covers(start, PCI_MSI_FLAGS)) return;
   const unsigned vectors = effects_.msi_vectors();
-  const std::uint32_t most = vectors == 0 ? 0 : static_cast<std::uint32_t>(std::bit_width(vectors - 1));
+  const std::uint32_t most =
+      vectors == 0 ? 0 : static_cast<std::uint32_t>(std::bit_width(vectors - 1));
   std::uint32_t flags = kept(start + PCI_MSI_FLAGS, 2);
   if (vectors == 0) flags &= ~std::uint32_t{PCI_MSI_FLAGS_ENABLE};
   if ((flags & PCI_MSI_FLAGS_QSIZE) >> 4 > most) {

@@ -50,9 +50,7 @@ void VfioPciDevice::Hardware::write(std::uint16_t offset, unsigned width, std::u
 
 VfioPciDevice::VfioPciDevice(std::unique_ptr<pci::Function> own, pci::Function* direct,
                              Place* place)
-    : own_(std::move(own)),
-      function_(own_ ? *own_ : *direct),
-      place_(place) {
+    : own_(std::move(own)), function_(own_ ? *own_ : *direct), place_(place) {
   make_config();
 }
 

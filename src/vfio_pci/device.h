@@ -1,5 +1,5 @@
-// A PCI function in a client's hands: the kernel's vfio_pci_core_device. The same class serves functions of the
-// host's bus (vfio-pci) and mediated devices (vfio_mpci).
+// A PCI function in a client's hands: the kernel's vfio_pci_core_device. The same class serves
+// functions of the host's bus (vfio-pci) and mediated devices (vfio_mpci).
 #pragma once
 
 #include <memory>

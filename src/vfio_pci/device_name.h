@@ -7,8 +7,9 @@
 
 namespace uvfio::vfio_pci {
 
-// True: `text` is `name`, maybe followed by blanks. False: another device. EINVAL: `name` with options that are
-// malformed or unknown, or with a VF token, which a function without SR-IOV does not have.
+// True: `text` is `name`, maybe followed by blanks. False: another device. EINVAL: `name` with
+// options that are malformed or unknown, or with a VF token, which a function without SR-IOV does
+// not have.
 [[nodiscard]] Result<bool> matches_device(std::string_view name, std::string_view text);
 
 }  // namespace uvfio::vfio_pci

@@ -1,4 +1,5 @@
-// The whole device through its ioctls, as a direct function of a host's bus and as a mediated device.
+// The whole device through its ioctls, as a direct function of a host's bus and as a mediated
+// device.
 #include "vfio_pci/device.h"
 
 #include <fcntl.h>
@@ -45,8 +46,9 @@ class Client {
     auto group = vfio_.find_group(id)->open();
     ASSERT_TRUE(group);
     caller.groups[fd] = *group;
-    ASSERT_EQ(uapi::group_ioctl(*group, caller, VFIO_GROUP_SET_CONTAINER, caller.put(std::int32_t{3})),
-              0);
+    ASSERT_EQ(
+        uapi::group_ioctl(*group, caller, VFIO_GROUP_SET_CONTAINER, caller.put(std::int32_t{3})),
+        0);
     static_cast<void>(
         uapi::container_ioctl(*caller.containers[3], caller, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU));
   }
@@ -74,10 +76,9 @@ class Client {
     return caller.at<vfio_region_info>();
   }
   vfio_irq_info irq(std::uint32_t index) {
-    EXPECT_EQ(ioctl(VFIO_DEVICE_GET_IRQ_INFO, vfio_irq_info{.argsz = sizeof(vfio_irq_info),
-                                                            .flags = 0,
-                                                            .index = index,
-                                                            .count = 0}),
+    EXPECT_EQ(ioctl(VFIO_DEVICE_GET_IRQ_INFO,
+                    vfio_irq_info{
+                        .argsz = sizeof(vfio_irq_info), .flags = 0, .index = index, .count = 0}),
               0);
     return caller.at<vfio_irq_info>();
   }
@@ -158,8 +159,8 @@ class DeviceTest : public ::testing::TestWithParam<bool> {
     unplug();
     auto model = std::make_unique<PciModel>(std::move(description), record_);
     if (GetParam()) {
-      auto device = host_.pci().plug({.address = {.bus = 1}, .group = "", .unit = unit_, .reserved = {}},
-                                     std::move(model));
+      auto device = host_.pci().plug(
+          {.address = {.bus = 1}, .group = "", .unit = unit_, .reserved = {}}, std::move(model));
       ASSERT_TRUE(device);
       ASSERT_TRUE((*device)->set_driver_override("vfio-pci"));
       ASSERT_TRUE(host_.pci().drivers_probe((*device)->name()));
@@ -194,8 +195,7 @@ class DeviceTest : public ::testing::TestWithParam<bool> {
     client_.put(kConfig, control, static_cast<std::uint16_t>(state));
   }
 
-  const std::shared_ptr<iommu::Unit> unit_ =
-      std::make_shared<iommu::Unit>(iommu::UnitProperties{});
+  const std::shared_ptr<iommu::Unit> unit_ = std::make_shared<iommu::Unit>(iommu::UnitProperties{});
   Host host_;
   PciModel::Record record_;
   std::shared_ptr<vfio::Device> mediated_;
@@ -274,11 +274,13 @@ TEST_P(DeviceTest, RegionInfo) {
   open();
   constexpr std::uint32_t kReadWrite = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
   EXPECT_EQ(client_.ioctl(VFIO_DEVICE_GET_REGION_INFO, kUnmapped), fail(EFAULT));
-  EXPECT_EQ(client_.ioctl(VFIO_DEVICE_GET_REGION_INFO, vfio_region_info{.argsz = 31}), fail(EINVAL));
+  EXPECT_EQ(client_.ioctl(VFIO_DEVICE_GET_REGION_INFO, vfio_region_info{.argsz = 31}),
+            fail(EINVAL));
   EXPECT_EQ(client_.ioctl(VFIO_DEVICE_GET_REGION_INFO, vfio_region_info{.argsz = 32, .index = 9}),
             fail(EINVAL));
-  EXPECT_EQ(client_.ioctl(VFIO_DEVICE_GET_REGION_INFO, vfio_region_info{.argsz = 32, .index = kVga}),
-            fail(EINVAL))
+  EXPECT_EQ(
+      client_.ioctl(VFIO_DEVICE_GET_REGION_INFO, vfio_region_info{.argsz = 32, .index = kVga}),
+      fail(EINVAL))
       << "no VGA device";
   const std::array<std::uint64_t, 8> sizes{0x4000, 0, 32, 0, 0x10000, 0, 0, 4096};
   for (std::uint32_t i = 0; i < sizes.size(); ++i) {
@@ -313,9 +315,9 @@ TEST_P(DeviceTest, WholeBarThatCanBeMappedNeedsNoCapability) {
   description.bars[4].mappable = {{0, 0x10000}};
   plug(description);
   open();
-  EXPECT_EQ(client_.region(4).flags, std::uint32_t{VFIO_REGION_INFO_FLAG_READ |
-                                                   VFIO_REGION_INFO_FLAG_WRITE |
-                                                   VFIO_REGION_INFO_FLAG_MMAP});
+  EXPECT_EQ(client_.region(4).flags,
+            std::uint32_t{VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE |
+                          VFIO_REGION_INFO_FLAG_MMAP});
   client_.caller.mmap = false;
   EXPECT_EQ(client_.region(4).flags,
             std::uint32_t{VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE});
@@ -347,9 +349,8 @@ TEST_P(DeviceTest, InterruptsThatAreNotThere) {
   open();
   for (std::uint32_t i = 0; i < 3; ++i) {
     EXPECT_EQ(client_.irq(i).count, 0u);
-    const SetEventFd set{.flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER,
-                         .index = i,
-                         .count = 0};
+    const SetEventFd set{
+        .flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, .index = i, .count = 0};
     EXPECT_EQ(client_.ioctl(VFIO_DEVICE_SET_IRQS, set), fail(EINVAL)) << "also to turn it off";
   }
   EXPECT_EQ(client_.region(kConfig).size, 256u);
@@ -549,15 +550,15 @@ TEST_P(DeviceTest, Vga) {
   EXPECT_EQ(client_.region(kVga).size, 0xc0000u);
   std::array<std::byte, 16> data{};
   const std::array<std::pair<std::uint64_t, int>, 10> cases{{{0, -EINVAL},
-                                                            {0x3af, -EINVAL},
-                                                            {0x3b0, 12},
-                                                            {0x3bb, 1},
-                                                            {0x3bc, -EINVAL},
-                                                            {0x3c0, 16},
-                                                            {0x3df, 1},
-                                                            {0x9ffff, -EINVAL},
-                                                            {0xbfff8, 8},
-                                                            {0xc0000, -EINVAL}}};
+                                                             {0x3af, -EINVAL},
+                                                             {0x3b0, 12},
+                                                             {0x3bb, 1},
+                                                             {0x3bc, -EINVAL},
+                                                             {0x3c0, 16},
+                                                             {0x3df, 1},
+                                                             {0x9ffff, -EINVAL},
+                                                             {0xbfff8, 8},
+                                                             {0xc0000, -EINVAL}}};
   for (const auto& [offset, result] : cases) {
     EXPECT_EQ(client_.read(kVga, offset, data), result) << std::hex << offset;
     EXPECT_EQ(client_.write(kVga, offset, data), result) << std::hex << offset;
@@ -614,7 +615,8 @@ TEST_P(DeviceTest, DeviceThatCannotReset) {
 
 // --- IOEVENTFD
 
-vfio_device_ioeventfd ioeventfd(std::uint64_t offset, std::uint64_t data, std::uint32_t size, int fd) {
+vfio_device_ioeventfd ioeventfd(std::uint64_t offset, std::uint64_t data, std::uint32_t size,
+                                int fd) {
   return {.argsz = sizeof(vfio_device_ioeventfd),
           .flags = size,
           .offset = offset,
@@ -736,10 +738,9 @@ TEST_P(DeviceTest, LowPower) {
 TEST_P(DeviceTest, FeaturesThatNoDeviceHereHas) {
   open();
   const auto probe = [&](std::uint32_t feature) {
-    return client_.ioctl(VFIO_DEVICE_FEATURE, Feature{.argsz = 8,
-                                                      .flags = feature | VFIO_DEVICE_FEATURE_PROBE,
-                                                      .fd = 0,
-                                                      .reserved = 0});
+    return client_.ioctl(
+        VFIO_DEVICE_FEATURE,
+        Feature{.argsz = 8, .flags = feature | VFIO_DEVICE_FEATURE_PROBE, .fd = 0, .reserved = 0});
   };
   EXPECT_EQ(probe(VFIO_DEVICE_FEATURE_PCI_VF_TOKEN), fail(ENOTTY));
   EXPECT_EQ(probe(VFIO_DEVICE_FEATURE_MIGRATION), fail(ENOTTY));
@@ -783,14 +784,15 @@ class HotResetTest : public ::testing::Test {
  protected:
   HotResetTest() {
     for (unsigned i = 0; i < 3; ++i) {
-      const pci::Address address{
-          .bus = 1, .device = std::uint8_t(i == 2 ? 1 : 0), .function = std::uint8_t(i == 1 ? 1 : 0)};
+      const pci::Address address{.bus = 1,
+                                 .device = std::uint8_t(i == 2 ? 1 : 0),
+                                 .function = std::uint8_t(i == 1 ? 1 : 0)};
       auto description = PciModel::full();
       description.flr = flr_;
       description.power_management = flr_;
-      devices_[i] = *host_.pci().plug(
-          {.address = address, .group = "", .unit = unit_, .reserved = {}},
-          std::make_unique<PciModel>(std::move(description), records_[i]));
+      devices_[i] =
+          *host_.pci().plug({.address = address, .group = "", .unit = unit_, .reserved = {}},
+                            std::make_unique<PciModel>(std::move(description), records_[i]));
       EXPECT_TRUE(devices_[i]->set_driver_override("vfio-pci"));
       EXPECT_TRUE(host_.pci().drivers_probe(devices_[i]->name()));
     }
@@ -801,7 +803,8 @@ class HotResetTest : public ::testing::Test {
 
   void open_all() {
     for (unsigned i = 0; i < 3; ++i) {
-      ASSERT_EQ(client_.get_device(i == 2 ? 12 : 10, devices_[i]->name()), kDevice + static_cast<int>(i));
+      ASSERT_EQ(client_.get_device(i == 2 ? 12 : 10, devices_[i]->name()),
+                kDevice + static_cast<int>(i));
     }
   }
   Result<int> hot_reset(std::vector<std::int32_t> groups, std::uint32_t argsz = 12) {
@@ -815,8 +818,7 @@ class HotResetTest : public ::testing::Test {
 
   const bool flr_ = std::string(::testing::UnitTest::GetInstance()->current_test_info()->name())
                         .find("WithoutFlr") == std::string::npos;
-  const std::shared_ptr<iommu::Unit> unit_ =
-      std::make_shared<iommu::Unit>(iommu::UnitProperties{});
+  const std::shared_ptr<iommu::Unit> unit_ = std::make_shared<iommu::Unit>(iommu::UnitProperties{});
   Host host_;
   std::array<PciModel::Record, 3> records_;
   std::array<std::shared_ptr<pci::Device>, 3> devices_;
@@ -839,8 +841,7 @@ TEST_F(HotResetTest, Errors) {
   client_.caller.files[7] = Fd(eventfd(0, 0));
   EXPECT_EQ(client_.ioctl(VFIO_DEVICE_PCI_HOT_RESET, kUnmapped), fail(EFAULT));
   EXPECT_EQ(hot_reset({10, 12}, 11), fail(EINVAL));
-  EXPECT_EQ(client_.ioctl(VFIO_DEVICE_PCI_HOT_RESET,
-                          HotReset{.argsz = 12, .flags = 1, .count = 1}),
+  EXPECT_EQ(client_.ioctl(VFIO_DEVICE_PCI_HOT_RESET, HotReset{.argsz = 12, .flags = 1, .count = 1}),
             fail(EINVAL));
   EXPECT_EQ(hot_reset({}), fail(EINVAL)) << "the cdev's way";
   EXPECT_EQ(hot_reset({10, 12, 10, 10}), fail(EINVAL)) << "more than there are devices";
@@ -902,9 +903,8 @@ TEST_F(HotResetTest, RequestReachesTheClient) {
   ASSERT_EQ(client_.get_device(12, devices_[2]->name()), kDevice);
   const EventFd event = *EventFd::create();
   client_.caller.files[7] = Fd(dup(event.get()));
-  ASSERT_EQ(client_.ioctl(VFIO_DEVICE_SET_IRQS,
-                          SetEventFd{.index = VFIO_PCI_REQ_IRQ_INDEX, .fd = 7}),
-            0);
+  ASSERT_EQ(
+      client_.ioctl(VFIO_DEVICE_SET_IRQS, SetEventFd{.index = VFIO_PCI_REQ_IRQ_INDEX, .fd = 7}), 0);
   client_.ops().request(0);
   EXPECT_TRUE(event.consume());
 }

@@ -101,9 +101,6 @@ std::shared_ptr<Driver::Set> Driver::set_for_locked(const pci::Device& device) {
   return std::make_shared<Set>();
 }
 
-Driver::Driver(vfio::Vfio& vfio) : vfio_(vfio) {}
-Driver::~Driver() = default;
-
 Status Driver::probe(pci::Device& device) {
   Bound* bound = nullptr;
   {

@@ -6,8 +6,8 @@
 
 namespace uvfio::vfio_pci {
 
-// Accesses are naturally aligned and of 1, 2 or 4 bytes; values are little-endian numbers. Beyond the end,
-// reads are all ones and writes lost. Thread-safe.
+// Accesses are naturally aligned and of 1, 2 or 4 bytes; values are little-endian numbers. Beyond
+// the end, reads are all ones and writes lost. Thread-safe.
 class HardwareConfig {
  public:
   virtual ~HardwareConfig() = default;

@@ -1,5 +1,5 @@
-// The interrupts of a vfio-pci device (spec 9.5): what SET_IRQS sets up between the hardware and the client's
-// eventfds.
+// The interrupts of a vfio-pci device (spec 9.5): what SET_IRQS sets up between the hardware and
+// the client's eventfds.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,16 @@
 
 namespace uvfio::vfio_pci {
 
-// Not pci::Interrupts: that is the simpler protocol of the kernel's emulated devices, which answer some requests
-// differently. Thread-safe. Locks: igate_, the function's, mutex_.
+// Not pci::Interrupts: that is the simpler protocol of the kernel's emulated devices, which answer
+// some requests differently. Thread-safe. Locks: igate_, the function's, mutex_.
 class Interrupts final : private pci::InterruptSink {
  public:
   // `function` outlives this.
   explicit Interrupts(pci::Function& function);
   ~Interrupts() override;
 
-  // The first open: interrupts of the function come here. The last close: all off, all eventfds gone.
+  // The first open: interrupts of the function come here. The last close: all off, all eventfds
+  // gone.
   void open();
   void close();
 
@@ -63,7 +64,7 @@ class Interrupts final : private pci::InterruptSink {
 
   pci::Function& function_;
 
-  std::mutex igate_;  // one change at a time; guards what follows
+  std::mutex igate_;        // one change at a time; guards what follows
   unsigned allocated_ = 0;  // MSI, MSI-X: vectors that the hardware was programmed for
   vfio::Virqfd unmask_;
 

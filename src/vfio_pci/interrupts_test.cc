@@ -242,8 +242,9 @@ TEST_P(MessagesTest, EnableDeliverDisable) {
 
 TEST_P(MessagesTest, TriggerByTheClient) {
   EXPECT_EQ(client_.trigger(index_), -EINVAL) << "not active";
-  ASSERT_EQ(client_.set(kEventfd | kTrigger, index_, 0, 3, {counters_[0].get(), -1, counters_[2].get()}),
-            0);
+  ASSERT_EQ(
+      client_.set(kEventfd | kTrigger, index_, 0, 3, {counters_[0].get(), -1, counters_[2].get()}),
+      0);
   EXPECT_EQ(client_.set(kNone | kTrigger, index_, 0, 3), 0) << "empty ones are passed over";
   EXPECT_EQ(client_.set(kBool | kTrigger, index_, 0, 3, {}, {0, 1, 1}), 0);
   EXPECT_EQ(counters_[0].take(), 1u);
@@ -252,7 +253,8 @@ TEST_P(MessagesTest, TriggerByTheClient) {
 
 TEST_P(MessagesTest, TooManyVectorsGiveThePossibleNumber) {
   const auto most = static_cast<int>(function_->vectors(hardware()));
-  EXPECT_EQ(client_.set(kEventfd | kTrigger, index_, 0, 100, std::vector<std::int32_t>(100, -1)), most);
+  EXPECT_EQ(client_.set(kEventfd | kTrigger, index_, 0, 100, std::vector<std::int32_t>(100, -1)),
+            most);
   EXPECT_EQ(client_.trigger(index_), -EINVAL) << "and nothing is enabled";
 }
 
@@ -265,9 +267,9 @@ TEST_P(MessagesTest, NoVectors) {
 
 TEST_P(MessagesTest, BadDescriptorEnablesNothing) {
   EXPECT_EQ(client_.set(kEventfd | kTrigger, index_, 0, 2, {counters_[0].get(), kNotOpen}), -EBADF);
-  EXPECT_EQ(client_.set(kEventfd | kTrigger, index_, 0, 2,
-                        {counters_[0].get(), not_an_eventfd_.get()}),
-            -EINVAL);
+  EXPECT_EQ(
+      client_.set(kEventfd | kTrigger, index_, 0, 2, {counters_[0].get(), not_an_eventfd_.get()}),
+      -EINVAL);
   EXPECT_EQ(client_.trigger(index_), -EINVAL);
   EXPECT_NE(mode(), hardware());
   EXPECT_EQ(client_.enable(kIntx, counter_), 0) << "no type is active";
@@ -322,7 +324,8 @@ TEST_P(MessagesTest, RestoredAfterTheHardwareHasLostThem) {
 INSTANTIATE_TEST_SUITE_P(Both, MessagesTest, ::testing::Values(kMsi, kMsix));
 
 TEST_F(InterruptsTest, MsiVectorsComeAllAtOnce) {
-  ASSERT_EQ(client_.set(kEventfd | kTrigger, kMsi, 0, 2, {counters_[0].get(), counters_[1].get()}), 0);
+  ASSERT_EQ(client_.set(kEventfd | kTrigger, kMsi, 0, 2, {counters_[0].get(), counters_[1].get()}),
+            0);
   EXPECT_EQ(interrupts_.msi_vectors(), 2u);
   EXPECT_EQ(client_.set(kEventfd | kTrigger, kMsi, 3, 1, {counters_[3].get()}), -EINVAL);
   EXPECT_EQ(client_.set(kEventfd | kTrigger, kMsi, 3, 1, {-1}), 0) << "removing is always fine";

@@ -50,7 +50,8 @@ constexpr auto kPciX = std::to_array<RegisterPermission>({
     {PCI_X_ECC_CSR, 4, kNone, kAll},
 });
 
-// PCI Express 4.0, 7.5.3. Phantom functions would confuse the IOMMU; the payload size is the fabric's.
+// PCI Express 4.0, 7.5.3. Phantom functions would confuse the IOMMU; the payload size is the
+// fabric's.
 constexpr auto kExpress = std::to_array<RegisterPermission>({
     {PCI_EXP_DEVCTL, 2, PCI_EXP_DEVCTL_BCR_FLR | PCI_EXP_DEVCTL_PAYLOAD | PCI_EXP_DEVCTL_READRQ,
      ~std::uint32_t{PCI_EXP_DEVCTL_PHANTOM}},
@@ -88,10 +89,9 @@ constexpr std::uint32_t kUncorrectable =
     PCI_ERR_UNC_RX_OVER | PCI_ERR_UNC_MALF_TLP | PCI_ERR_UNC_ECRC | PCI_ERR_UNC_UNSUP |
     PCI_ERR_UNC_ACSV | PCI_ERR_UNC_INTN | PCI_ERR_UNC_MCBTLP | PCI_ERR_UNC_ATOMEG |
     PCI_ERR_UNC_TLPPRE;
-constexpr std::uint32_t kCorrectable = PCI_ERR_COR_RCVR | PCI_ERR_COR_BAD_TLP |
-                                       PCI_ERR_COR_BAD_DLLP | PCI_ERR_COR_REP_ROLL |
-                                       PCI_ERR_COR_REP_TIMER | PCI_ERR_COR_ADV_NFAT |
-                                       PCI_ERR_COR_INTERNAL | PCI_ERR_COR_LOG_OVER;
+constexpr std::uint32_t kCorrectable =
+    PCI_ERR_COR_RCVR | PCI_ERR_COR_BAD_TLP | PCI_ERR_COR_BAD_DLLP | PCI_ERR_COR_REP_ROLL |
+    PCI_ERR_COR_REP_TIMER | PCI_ERR_COR_ADV_NFAT | PCI_ERR_COR_INTERNAL | PCI_ERR_COR_LOG_OVER;
 constexpr auto kErrorReporting = std::to_array<RegisterPermission>({
     {PCI_ERR_UNCOR_STATUS, 4, kNone, kUncorrectable},
     {PCI_ERR_UNCOR_MASK, 4, kNone, kUncorrectable},
@@ -121,10 +121,7 @@ constexpr auto kStandard = std::to_array<CapabilityPermission>({
     {.id = PCI_CAP_ID_PCIX, .length = kVariableLength, .registers = kPciX},
     {.id = PCI_CAP_ID_HT, .length = kVariableLength},
     {.id = PCI_CAP_ID_VNDR, .length = kVariableLength, .raw_writes = true},
-    {.id = PCI_CAP_ID_EXP,
-     .length = kVariableLength,
-     .registers = kExpress,
-     .trap = Trap::express},
+    {.id = PCI_CAP_ID_EXP, .length = kVariableLength, .registers = kExpress, .trap = Trap::express},
     {.id = PCI_CAP_ID_MSIX, .length = PCI_CAP_MSIX_SIZEOF},
     {.id = PCI_CAP_ID_SATA, .length = kVariableLength},
     {.id = PCI_CAP_ID_AF,
@@ -195,7 +192,8 @@ std::uint16_t standard_length(HardwareConfig& hardware, std::uint16_t id, std::u
 
 // PCI Express 4.0, 7.9.1: the arbitration table of the function comes last.
 std::uint16_t virtual_channel_length(HardwareConfig& hardware, std::uint16_t position) {
-  const std::uint32_t channels = 1 + (hardware.read(position + PCI_VC_PORT_CAP1, 4) & PCI_VC_CAP1_EVCC);
+  const std::uint32_t channels =
+      1 + (hardware.read(position + PCI_VC_PORT_CAP1, 4) & PCI_VC_CAP1_EVCC);
   const std::uint32_t arbitration = hardware.read(position + PCI_VC_PORT_CAP2, 4);
   std::uint32_t length = PCI_CAP_VC_BASE_SIZEOF + channels * PCI_CAP_VC_PER_VC_SIZEOF;
   std::uint32_t phases = 0;
@@ -228,8 +226,8 @@ std::uint16_t extended_length(HardwareConfig& hardware, std::uint16_t id, std::u
     }
     case PCI_EXT_CAP_ID_DPA:
       return static_cast<std::uint16_t>(
-          PCI_DPA_BASE_SIZEOF + (hardware.read(position + PCI_DPA_CAP, 1) & PCI_DPA_CAP_SUBSTATE_MASK) +
-          1);
+          PCI_DPA_BASE_SIZEOF +
+          (hardware.read(position + PCI_DPA_CAP, 1) & PCI_DPA_CAP_SUBSTATE_MASK) + 1);
     case PCI_EXT_CAP_ID_TPH: {
       const std::uint32_t capability = hardware.read(position + PCI_TPH_CAP, 4);
       if ((capability & PCI_TPH_CAP_LOC_MASK) != PCI_TPH_LOC_CAP) return PCI_TPH_BASE_SIZEOF;

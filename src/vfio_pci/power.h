@@ -1,5 +1,5 @@
-// The power states of a function under vfio-pci (spec 9.12): what a client's writes to PMCSR do, and the
-// LOW_POWER features.
+// The power states of a function under vfio-pci (spec 9.12): what a client's writes to PMCSR do,
+// and the LOW_POWER features.
 #pragma once
 
 #include <atomic>
@@ -14,7 +14,8 @@
 
 namespace uvfio::vfio_pci {
 
-// The registers of a function that a driver saves and restores (pci_save_state), without MSI and MSI-X.
+// The registers of a function that a driver saves and restores (pci_save_state), without MSI and
+// MSI-X.
 class SavedState {
  public:
   explicit SavedState(pci::Function& function);
@@ -35,8 +36,9 @@ class Power {
   // `function` outlives this.
   explicit Power(pci::Function& function) : function_(function) {}
 
-  // To D0 or D3hot; states that the function does not have, and steps up to anything but D0, change nothing.
-  // True: the function was reset on its way to D0. Its state is restored, but for MSI and MSI-X.
+  // To D0 or D3hot; states that the function does not have, and steps up to anything but D0, change
+  // nothing. True: the function was reset on its way to D0. Its state is restored, but for MSI and
+  // MSI-X.
   bool set_state(unsigned state);
 
   // EINVAL: entered already.
@@ -51,7 +53,7 @@ class Power {
   void wake_up();
 
   pci::Function& function_;
-  std::mutex mutex_;  // guards the rest
+  std::mutex mutex_;                 // guards the rest
   std::optional<SavedState> saved_;  // in D3hot
   bool low_power_ = false;
   std::optional<EventFd> wake_up_;

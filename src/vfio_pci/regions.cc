@@ -24,7 +24,8 @@ constexpr VgaWindow kVgaWindows[] = {{0xa0000, 0xc0000}, {0x3b0, 0x3bc}, {0x3c0,
 std::uint32_t little_endian(std::span<const std::byte> rom, std::size_t offset, unsigned width) {
   std::uint32_t value = 0;
   for (unsigned i = 0; i < width; ++i) {
-    if (offset + i < rom.size()) value |= std::to_integer<std::uint32_t>(rom[offset + i]) << (8 * i);
+    if (offset + i < rom.size())
+      value |= std::to_integer<std::uint32_t>(rom[offset + i]) << (8 * i);
   }
   return value;
 }
@@ -36,8 +37,7 @@ vfio::Capability sparse_mmap(std::span<const pci::Bar::Range> areas) {
   } head{.nr_areas = static_cast<std::uint32_t>(areas.size()), .reserved = 0};
   static_assert(offsetof(vfio_region_info_cap_sparse_mmap, areas) ==
                 sizeof(vfio_info_cap_header) + sizeof head);
-  vfio::Capability capability{
-      .id = VFIO_REGION_INFO_CAP_SPARSE_MMAP, .version = 1, .payload = {}};
+  vfio::Capability capability{.id = VFIO_REGION_INFO_CAP_SPARSE_MMAP, .version = 1, .payload = {}};
   const auto append = [&](const auto& value) {
     const auto bytes = std::as_bytes(std::span(&value, 1));
     capability.payload.insert(capability.payload.end(), bytes.begin(), bytes.end());
@@ -95,8 +95,8 @@ vfio::RegionInfo Regions::bar_info(unsigned bar) const {
   const auto& mappable = function_.description().bars[bar].mappable;
   if (mappable.empty() || function_.mmap_backing() == nullptr) return info;
   info.flags |= VFIO_REGION_INFO_FLAG_MMAP;
-  // Without areas the flag means the whole region. A model's mappable parts leave the MSI-X table out, so that
-  // MSIX_MAPPABLE is never true.
+  // Without areas the flag means the whole region. A model's mappable parts leave the MSI-X table
+  // out, so that MSIX_MAPPABLE is never true.
   const bool whole = mappable.size() == 1 && mappable[0].size == info.size;
   if (!whole) info.capabilities.push_back(sparse_mmap(mappable));
   return info;
@@ -105,8 +105,7 @@ vfio::RegionInfo Regions::bar_info(unsigned bar) const {
 Regions::Range Regions::excluded(unsigned bar) const {
   const auto& msix = function_.description().msix;
   if (!msix || msix->table_bar != bar) return {};
-  return {.begin = msix->table_offset,
-          .end = msix->table_offset + msix->vectors * kMsixEntrySize};
+  return {.begin = msix->table_offset, .end = msix->table_offset + msix->vectors * kMsixEntrySize};
 }
 
 bool Regions::touches_msix_table(unsigned bar, std::uint64_t offset, std::uint64_t size) const {
@@ -137,7 +136,8 @@ Status Regions::read_rom(std::uint64_t offset, std::span<std::byte> data) {
   if (rom_image_ == 0) return fail(ENOMEM);  // what mapping it fails with
   if (offset < rom_image_ && !function_.memory_enabled()) return fail(EIO);
   const auto image = std::span(function_.description().rom).first(rom_image_);
-  const std::size_t there = offset < image.size() ? std::min(data.size(), image.size() - offset) : 0;
+  const std::size_t there =
+      offset < image.size() ? std::min(data.size(), image.size() - offset) : 0;
   if (there != 0) std::ranges::copy(image.subspan(offset, there), data.begin());
   std::ranges::fill(data.subspan(there), std::byte{0xff});
   return {};

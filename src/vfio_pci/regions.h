@@ -10,8 +10,8 @@
 
 namespace uvfio::vfio_pci {
 
-// Bytes of an expansion ROM that belong to its images, as their headers say (PCI Firmware 3.0, 5.1); 0: there
-// is no valid image.
+// Bytes of an expansion ROM that belong to its images, as their headers say (PCI
+// Firmware 3.0, 5.1); 0: there is no valid image.
 [[nodiscard]] std::size_t rom_image_size(std::span<const std::byte> rom);
 
 // Regions other than the configuration space. Thread-safe.
@@ -22,8 +22,9 @@ class Regions {
 
   // EINVAL: no such region.
   [[nodiscard]] Result<vfio::RegionInfo> info(std::uint32_t index) const;
-  // Bytes done, fewer at the end of a region. EINVAL: no such region, beyond its end, or a write to the
-  // ROM. EIO: memory is not decoded. Bytes of the MSI-X table read ones; writes to them are dropped.
+  // Bytes done, fewer at the end of a region. EINVAL: no such region, beyond its end, or a write to
+  // the ROM. EIO: memory is not decoded. Bytes of the MSI-X table read ones; writes to them are
+  // dropped.
   [[nodiscard]] Result<std::size_t> read(std::uint32_t index, std::uint64_t offset,
                                          std::span<std::byte> data);
   [[nodiscard]] Result<std::size_t> write(std::uint32_t index, std::uint64_t offset,

@@ -86,7 +86,7 @@ void VirtualConfig::add_capability(bool extended, const CapabilityPermission& ca
 void VirtualConfig::walk_standard() {
   if ((hardware_.read(PCI_STATUS, 2) & PCI_STATUS_CAP_LIST) == 0) return;
   std::uint16_t link = PCI_CAPABILITY_LIST;  // whose next pointer leads here
-  constexpr std::uint32_t kPointer = 0xfc;  // the low bits are reserved
+  constexpr std::uint32_t kPointer = 0xfc;   // the low bits are reserved
   std::uint32_t position = hardware_.read(PCI_CAPABILITY_LIST, 1) & kPointer;
   bool any = false;
   // Capabilities are aligned, so that there can be only so many, whatever the hardware's list does.
@@ -96,8 +96,9 @@ void VirtualConfig::walk_standard() {
     const std::uint32_t next = hardware_.read(start + PCI_CAP_LIST_NEXT, 1) & kPointer;
     const auto* capability =
         find_permission(false, static_cast<std::uint16_t>(hardware_.read(start, 1)));
-    std::uint16_t length =
-        capability == nullptr ? std::uint16_t{0} : capability_length(hardware_, false, *capability, start);
+    std::uint16_t length = capability == nullptr
+                               ? std::uint16_t{0}
+                               : capability_length(hardware_, false, *capability, start);
     length = std::min<std::uint16_t>(length, kExtendedStart - start);
     if (length == 0) {
       keep(link, 1, next);
@@ -187,7 +188,8 @@ Status VirtualConfig::write(std::uint64_t offset, std::span<const std::byte> dat
 VirtualConfig::Piece VirtualConfig::next_piece(std::uint64_t position, std::size_t left) const {
   // To the end of the register, the section or the request, whatever is first.
   std::size_t run = 1;
-  while (run < left && (position + run) % 4 != 0 && section_[position + run] == section_[position]) {
+  while (run < left && (position + run) % 4 != 0 &&
+         section_[position + run] == section_[position]) {
     ++run;
   }
   unsigned width = 1;

@@ -1,4 +1,5 @@
-// The configuration space that a client sees (spec 9.7): some bits are the hardware's, some are kept here.
+// The configuration space that a client sees (spec 9.7): some bits are the hardware's, some are
+// kept here.
 #pragma once
 
 #include <array>
@@ -41,7 +42,8 @@ class VirtualConfig {
   // As it is at open: the virtual bits begin with what the hardware says. Both outlive this.
   VirtualConfig(HardwareConfig& hardware, ConfigEffects& effects, const BarResources& resources);
 
-  // EFAULT: some byte lies outside; what comes before it has been done. Pieces that take no write drop it.
+  // EFAULT: some byte lies outside; what comes before it has been done. Pieces that take no write
+  // drop it.
   [[nodiscard]] Status read(std::uint64_t offset, std::span<std::byte> data);
   [[nodiscard]] Status write(std::uint64_t offset, std::span<const std::byte> data);
 
@@ -93,8 +95,8 @@ class VirtualConfig {
   // Of the client's space: what is kept here.
   [[nodiscard]] std::uint32_t kept(std::uint16_t position, unsigned width) const;
   void keep(std::uint16_t position, unsigned width, std::uint32_t value);
-  [[nodiscard]] static std::uint32_t get(std::span<const std::uint8_t> bytes, std::uint16_t position,
-                                         unsigned width);
+  [[nodiscard]] static std::uint32_t get(std::span<const std::uint8_t> bytes,
+                                         std::uint16_t position, unsigned width);
 
   HardwareConfig& hardware_;
   ConfigEffects& effects_;

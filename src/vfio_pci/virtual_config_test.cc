@@ -178,8 +178,8 @@ TEST_F(VirtualConfigTest, AccessesAreSplitIntoAlignedPiecesOfOneCapability) {
   hardware_.writes.clear();
   ASSERT_TRUE(config_->write(0x43, std::span(data).first(9)));
   using Write = FakeHardware::Write;
-  EXPECT_EQ(hardware_.writes, (std::vector<Write>{
-                                  {0x43, 1}, {0x44, 2}, {0x46, 1}, {0x47, 1}, {0x48, 4}}));
+  EXPECT_EQ(hardware_.writes,
+            (std::vector<Write>{{0x43, 1}, {0x44, 2}, {0x46, 1}, {0x47, 1}, {0x48, 4}}));
 }
 
 TEST_F(VirtualConfigTest, UnclaimedBytesAreTheHardwares) {
@@ -520,35 +520,31 @@ TEST_P(CapabilityLength, ComesFromTheRegisters) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, CapabilityLength,
-    ::testing::Values(Length{false, PCI_CAP_ID_PM, 0, 0, 8},
-                      Length{false, PCI_CAP_ID_MSI, 2, 0, 10},
-                      Length{false, PCI_CAP_ID_MSI, 2, PCI_MSI_FLAGS_64BIT, 14},
-                      Length{false, PCI_CAP_ID_MSI, 2, PCI_MSI_FLAGS_MASKBIT, 20},
-                      Length{false, PCI_CAP_ID_PCIX, 2, 0, 8},
-                      Length{false, PCI_CAP_ID_PCIX, 2, 1 << 12, 24},
-                      Length{false, PCI_CAP_ID_HT, 3, 0, 28},
-                      Length{false, PCI_CAP_ID_HT, 3, 0x20, 24},
-                      Length{false, PCI_CAP_ID_EXP, 2, 1, 20},
-                      Length{false, PCI_CAP_ID_EXP, 2, 1 | PCI_EXP_TYPE_RC_END << 4, 12},
-                      Length{false, PCI_CAP_ID_EXP, 2, 2, 0x34},
-                      Length{false, PCI_CAP_ID_EXP, 2, 2 | PCI_EXP_TYPE_RC_END << 4, 0x2c},
-                      Length{false, PCI_CAP_ID_SATA, 4, 0xf, 16},
-                      Length{false, PCI_CAP_ID_SATA, 4, 4, 8},
-                      Length{false, PCI_CAP_ID_VNDR, 2, 0x14, 0x14},
-                      Length{true, PCI_EXT_CAP_ID_VNDR, 4, 0x30 << 20, 0x30},
-                      Length{true, PCI_EXT_CAP_ID_DVSEC, 4, 0x28 << 20, 0x28},
-                      Length{true, PCI_EXT_CAP_ID_VC, 4, 0, 0x1c},
-                      Length{true, PCI_EXT_CAP_ID_MFVC, 4, 7, 0x10 + 8 * 12},
-                      Length{true, PCI_EXT_CAP_ID_VC9, 8, PCI_VC_CAP2_32_PHASE, 0x20 + 16},
-                      Length{true, PCI_EXT_CAP_ID_VC, 8, PCI_VC_CAP2_128_PHASE, 0x20 + 64},
-                      Length{true, PCI_EXT_CAP_ID_ACS, 4, 0, 8},
-                      Length{true, PCI_EXT_CAP_ID_ACS, 4, PCI_ACS_EC | 33 << 8, 16},
-                      Length{true, PCI_EXT_CAP_ID_ACS, 4, PCI_ACS_EC, 40},
-                      Length{true, PCI_EXT_CAP_ID_REBAR, 8, 2 << 5, 20},
-                      Length{true, PCI_EXT_CAP_ID_DPA, 4, 3, 20},
-                      Length{true, PCI_EXT_CAP_ID_TPH, 4, 0, 12},
-                      Length{true, PCI_EXT_CAP_ID_TPH, 4, PCI_TPH_LOC_CAP | 3 << 16, 20},
-                      Length{true, PCI_EXT_CAP_ID_SRIOV, 0, 0, 0x40}));
+    ::testing::Values(
+        Length{false, PCI_CAP_ID_PM, 0, 0, 8}, Length{false, PCI_CAP_ID_MSI, 2, 0, 10},
+        Length{false, PCI_CAP_ID_MSI, 2, PCI_MSI_FLAGS_64BIT, 14},
+        Length{false, PCI_CAP_ID_MSI, 2, PCI_MSI_FLAGS_MASKBIT, 20},
+        Length{false, PCI_CAP_ID_PCIX, 2, 0, 8}, Length{false, PCI_CAP_ID_PCIX, 2, 1 << 12, 24},
+        Length{false, PCI_CAP_ID_HT, 3, 0, 28}, Length{false, PCI_CAP_ID_HT, 3, 0x20, 24},
+        Length{false, PCI_CAP_ID_EXP, 2, 1, 20},
+        Length{false, PCI_CAP_ID_EXP, 2, 1 | PCI_EXP_TYPE_RC_END << 4, 12},
+        Length{false, PCI_CAP_ID_EXP, 2, 2, 0x34},
+        Length{false, PCI_CAP_ID_EXP, 2, 2 | PCI_EXP_TYPE_RC_END << 4, 0x2c},
+        Length{false, PCI_CAP_ID_SATA, 4, 0xf, 16}, Length{false, PCI_CAP_ID_SATA, 4, 4, 8},
+        Length{false, PCI_CAP_ID_VNDR, 2, 0x14, 0x14},
+        Length{true, PCI_EXT_CAP_ID_VNDR, 4, 0x30 << 20, 0x30},
+        Length{true, PCI_EXT_CAP_ID_DVSEC, 4, 0x28 << 20, 0x28},
+        Length{true, PCI_EXT_CAP_ID_VC, 4, 0, 0x1c},
+        Length{true, PCI_EXT_CAP_ID_MFVC, 4, 7, 0x10 + 8 * 12},
+        Length{true, PCI_EXT_CAP_ID_VC9, 8, PCI_VC_CAP2_32_PHASE, 0x20 + 16},
+        Length{true, PCI_EXT_CAP_ID_VC, 8, PCI_VC_CAP2_128_PHASE, 0x20 + 64},
+        Length{true, PCI_EXT_CAP_ID_ACS, 4, 0, 8},
+        Length{true, PCI_EXT_CAP_ID_ACS, 4, PCI_ACS_EC | 33 << 8, 16},
+        Length{true, PCI_EXT_CAP_ID_ACS, 4, PCI_ACS_EC, 40},
+        Length{true, PCI_EXT_CAP_ID_REBAR, 8, 2 << 5, 20},
+        Length{true, PCI_EXT_CAP_ID_DPA, 4, 3, 20}, Length{true, PCI_EXT_CAP_ID_TPH, 4, 0, 12},
+        Length{true, PCI_EXT_CAP_ID_TPH, 4, PCI_TPH_LOC_CAP | 3 << 16, 20},
+        Length{true, PCI_EXT_CAP_ID_SRIOV, 0, 0, 0x40}));
 
 }  // namespace
 }  // namespace uvfio::vfio_pci

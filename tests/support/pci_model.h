@@ -1,4 +1,5 @@
-// A PCI model for tests: registers that keep what is written to them, and a record of what happened to it.
+// A PCI model for tests: registers that keep what is written to them, and a record of what happened
+// to it.
 #pragma once
 
 #include <cstring>
@@ -22,11 +23,12 @@ class PciModel final : public pci::Model {
     std::map<std::pair<unsigned, std::uint64_t>, std::uint64_t> registers;  // bar, offset
     unsigned last_width = 0;
     std::function<void()> on_write;
-    std::mutex mutex;  // taken by the model's accesses, which ioeventfds make from a thread of their own
+    std::mutex
+        mutex;  // taken by the model's accesses, which ioeventfds make from a thread of their own
   };
 
-  // BAR 0: 16 KiB of 64-bit memory with the MSI-X table at 0x2000; BAR 2: 32 I/O ports; BAR 4: 64 KiB of 32-bit
-  // memory, of which pages 1 and 2 can be mapped. All kinds of interrupts.
+  // BAR 0: 16 KiB of 64-bit memory with the MSI-X table at 0x2000; BAR 2: 32 I/O ports; BAR 4: 64
+  // KiB of 32-bit memory, of which pages 1 and 2 can be mapped. All kinds of interrupts.
   static pci::Description full() {
     pci::Description description{.vendor_id = 0x1af4,
                                  .device_id = 0x1234,
