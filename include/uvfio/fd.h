@@ -40,7 +40,8 @@ class EventFd {
   // A new non-blocking eventfd with counter 0.
   [[nodiscard]] static Result<EventFd> create();
 
-  // Adds 1 to the counter; a full counter stays full. Never blocks.
+  // Adds 1 to the counter, which stays at its end (eventfd_signal). Never blocks, whatever the client does
+  // to its eventfd meanwhile.
   void signal() const;
   [[nodiscard]] int get() const { return fd_.get(); }
 
