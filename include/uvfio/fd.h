@@ -46,7 +46,7 @@ class EventFd {
   [[nodiscard]] int get() const { return fd_.get(); }
 
  private:
-  explicit EventFd(Fd fd) : fd_(std::move(fd)) {}
+  explicit EventFd(Fd fd);
   Fd fd_;
 };
 

@@ -15,9 +15,9 @@
 namespace uvfio {
 namespace {
 
-// Linux AIO signals an eventfd upon completion by eventfd_signal(), where write(2) waits for a reader
-// if the counter is full. So a read of nothing that completes at once does it. One context serves all
-// threads; nobody reads the completions.
+// Linux AIO signals an eventfd upon completion by eventfd_signal(), where write(2) waits for a
+// reader if the counter is full. So a read of nothing that completes at once does it. One context
+// serves all threads; nobody reads the completions.
 class AioSignaller {
  public:
   AioSignaller() {
@@ -29,8 +29,8 @@ class AioSignaller {
 
   bool signal(int eventfd) const {
     if (context_ == 0) return false;
-    // The ring of completions takes a few hundred. That others empty it at the same time can at worst
-    // leave it fuller than it is, until the next time.
+    // The ring of completions takes a few hundred. That others empty it at the same time can at
+    // worst leave it fuller than it is, until the next time.
     constexpr int kAttempts = 1000;
     for (int attempt = 0; attempt < kAttempts; ++attempt) {
       iocb request{};
@@ -48,7 +48,8 @@ class AioSignaller {
   }
 
  private:
-  // struct aio_ring, which io_setup maps at the context's address (io_getevents of libaio relies on it).
+  // struct aio_ring, which io_setup maps at the context's address (io_getevents of libaio relies on
+  // it).
   struct Ring {
     std::uint32_t id;
     std::uint32_t nr;
@@ -64,18 +65,22 @@ class AioSignaller {
   void empty_ring() const {
     auto* ring = reinterpret_cast<Ring*>(context_);
     std::atomic_ref(ring->head)
-        .store(std::atomic_ref(ring->tail).load(std::memory_order_acquire), std::memory_order_release);
+        .store(std::atomic_ref(ring->tail).load(std::memory_order_acquire),
+               std::memory_order_release);
   }
 
   Fd nothing_;
   aio_context_t context_ = 0;
 };
 
+const AioSignaller& signaller() {
+  static const AioSignaller only;
+  return only;
+}
+
 }  // namespace
 
-bool signal_without_waiting(int eventfd) {
-  static const AioSignaller signaller;
-  return signaller.signal(eventfd);
-}
+bool signal_without_waiting(int eventfd) { return signaller().signal(eventfd); }
+void prepare_to_signal() { signaller(); }
 
 }  // namespace uvfio

@@ -42,6 +42,8 @@ Result<EventFd> EventFd::create() {
   return EventFd(Fd(fd));
 }
 
+EventFd::EventFd(Fd fd) : fd_(std::move(fd)) { prepare_to_signal(); }
+
 void EventFd::signal() const {
   if (signal_without_waiting(fd_.get())) [[likely]] return;
   // Without AIO the counter is looked at first. It can fill up before the write, which then waits for
