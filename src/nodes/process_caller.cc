@@ -1,7 +1,9 @@
 #include "nodes/process_caller.h"
 
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
 
+#include "nodes/close_aside.h"
 #include "nodes/open_vfio.h"
 
 namespace uvfio::nodes {
@@ -31,7 +33,7 @@ Result<Fd> ProcessCaller::get(int fd) {
   }
   if (clients_.server.owns(*file)) {
     // Nothing that a model wants. And closing it is a request to ourselves, so not from here.
-    clients_.server.close_later(std::move(*file));
+    close_aside(std::move(*file));
     return fail(EINVAL);
   }
   return file;
@@ -46,9 +48,14 @@ Status ProcessCaller::copy_out(std::uint64_t user, std::span<const std::byte> da
 }
 
 Result<std::shared_ptr<vfio::Container>> ProcessCaller::container(int fd) {
-  const auto file = memory::duplicate_from_thread(thread_, fd);
+  auto file = memory::duplicate_from_thread(thread_, fd);
   if (!file) {
     return fail(EBADF);
+  }
+  if (!clients_.server.owns(*file)) {
+    const bool is_path = (fcntl(file->get(), F_GETFL) & O_PATH) != 0;
+    close_aside(std::move(*file));
+    return fail(is_path ? EBADF : EBADFD);
   }
   const auto node = clients_.server.identify(*file);
   if (!node) {
