@@ -56,7 +56,6 @@ Ioat::~Ioat() = default;
 void Ioat::connect(pci::Port& port) {
   channel_.emplace(port, RegisterFile(port.bar_memory(kRegisterBar)), faults_);
   channel_->reset();
-  watcher_ = std::jthread([this](const std::stop_token& stop) { watch(stop); });
 }
 
 std::uint64_t Ioat::read_bar(unsigned bar, std::uint64_t offset, unsigned width) {
@@ -89,6 +88,9 @@ void Ioat::bus_master_changed(bool enabled) {
   const Entry entry(*this);
   master_ = enabled;
   poked_ = enabled;
+  // Not before somebody drives it: a launcher that is still setting up its process has one thread.
+  if (enabled && !watcher_.joinable())
+    watcher_ = std::jthread([this](const std::stop_token& stop) { watch(stop); });
   wake_.notify_one();
 }
 

@@ -56,6 +56,7 @@ TEST_P(DiskIo, WritesAndReadsBack) {
     EXPECT_EQ(driver_->at(to_ + offset + size, 1)[0], std::byte{0xee});
     commands += 2;
   }
+  EXPECT_TRUE(port_.wait_raised(1, commands));
   EXPECT_EQ(port_.raised(1), commands);
 }
 

@@ -91,7 +91,7 @@ std::uint64_t Namespace::used_blocks() const {
 void Namespace::set_format(unsigned format) {
   format_ = format;
   const char digit = static_cast<char>('0' + format);
-  // Without extended attributes (or on a block device) `lba=` has to say it at the next start.
+  // Without extended attributes (or on a block device) `lba_size=` has to say it at the next start.
   static_cast<void>(fsetxattr(file(), kFormatAttribute, &digit, 1, 0) != 0);
 }
 

@@ -105,7 +105,7 @@ class Model {
   virtual ~Model() = default;
 
   [[nodiscard]] virtual const Description& description() const = 0;
-  // Called once, before anything else.
+  // Called once, before anything else. Threads come later, with the first access or bus_master_changed(true).
   virtual void connect(Port& port) = 0;
 
   // A naturally aligned access of 1, 2, 4 or 8 bytes inside the BAR, in a part that is neither mappable

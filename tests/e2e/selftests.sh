@@ -11,7 +11,7 @@ programs=${XDG_CACHE_HOME:-$HOME/.cache}/linux-uml/selftests
 [ -x "$programs/vfio_pci_driver_test" ] || skip "the selftests are not built: tests/clients/prepare selftests"
 require_uvfio
 
-bdf=0000:00:04.0
+bdf=0000:7f:00.0
 
 # selftest PASSES DEVICE PROGRAM [OPTION ...]: PASSES tests pass, all others are skipped for a reason of theirs.
 selftest() {

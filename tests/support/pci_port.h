@@ -70,6 +70,10 @@ class PciPort final : public pci::Port {
     std::unique_lock lock(mutex_);
     return interrupted_.wait_for(lock, std::chrono::seconds(10), done);
   }
+  // Until `vector` has been raised `count` times. Entries are in memory before their interrupt.
+  bool wait_raised(unsigned vector, unsigned count) {
+    return wait([&] { return raised_[vector] >= count; });
+  }
   [[nodiscard]] unsigned raised(unsigned vector) {
     const std::lock_guard lock(mutex_);
     return raised_[vector];
