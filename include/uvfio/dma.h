@@ -155,6 +155,8 @@ class Dma {
   Dma(std::shared_ptr<iommu::DmaPath> path, const std::atomic<bool>* enabled);
 
   Result<std::byte*> lookup(std::uint64_t iova, std::uint64_t size, Prot prot);
+  bool is_cached(std::uint64_t iova, std::uint64_t size, Prot prot) const;
+  Result<Window> translate_anew(std::uint64_t iova, std::uint64_t size, Prot prot);
 
   [[nodiscard]] bool enabled() const {
     return enabled_ == nullptr || enabled_->load(std::memory_order_acquire);

@@ -77,6 +77,8 @@ class Group : public std::enable_shared_from_this<Group> {
   // The first open of a group; EBUSY while it is open, ENODEV when its last device has gone.
   [[nodiscard]] Result<std::shared_ptr<GroupFile>> open();
   [[nodiscard]] std::vector<std::shared_ptr<Device>> devices() const;
+  // The one that it is in now, or nullptr.
+  [[nodiscard]] std::shared_ptr<Container> container() const;
 
  private:
   friend class Container;

@@ -52,7 +52,10 @@ class Supervisor::Call final : public uapi::Caller {
     return {};
   }
   Status copy_out(std::uint64_t user, std::span<const std::byte> data) override {
-    if (!alive() || !memory::copy_to_thread(thread(), user, data)) return fail(EFAULT);
+    // The thread's number alone would be too little: killed, it could be another's by now.
+    if (!memory::copy_to_thread_if(thread(), user, data, [this] { return alive(); })) {
+      return fail(EFAULT);
+    }
     return {};
   }
   Result<int> install(std::shared_ptr<vfio::DeviceFile> file) override {
@@ -164,12 +167,13 @@ void Supervisor::work() {
         spdlog::warn("supervisor: no further thread: {}", error.what());
       }
     }
-    Call call(server_, listener_, notification);
-    try {
-      serve(call);
-    } catch (const std::exception& error) {
-      spdlog::error("supervisor: a request failed: {}", error.what());
-      call.answer(fail(ENOMEM));
+    auto client = static_cast<pid_t>(notification.pid);
+    if (share_.admit(client, [&] { return notification; })) {
+      serve(notification);
+      while (const auto next = share_.finish(client)) {
+        client = next->first;
+        serve(next->second);
+      }
     }
     const std::scoped_lock lock(mutex_);
     ++idle_;
@@ -177,6 +181,7 @@ void Supervisor::work() {
 }
 
 nodes::OpenFile Supervisor::file_of(const Call& call) {
+  if (!call.alive()) return {};
   const auto fd = memory::duplicate_from_thread(call.thread(), call.fd());
   if (!fd || !call.alive()) return {};
   return server_.identify(*fd);
@@ -196,14 +201,20 @@ std::optional<Result<int>> Supervisor::handle(Call& call) {
   return uapi::device_ioctl(**device, call, call.command(), call.arg());
 }
 
-void Supervisor::serve(Call& call) {
-  auto errand = server_.errand();
-  const auto result = handle(call);
-  errand.reset();
-  if (result) {
-    call.answer(*result);
-  } else {
-    call.proceed();
+void Supervisor::serve(const seccomp_notif& notification) {
+  Call call(server_, listener_, notification);
+  try {
+    auto errand = server_.errand([&call] { return call.alive(); });
+    const auto result = handle(call);
+    errand.reset();
+    if (result) {
+      call.answer(*result);
+    } else {
+      call.proceed();
+    }
+  } catch (const std::exception& error) {
+    spdlog::error("supervisor: a request failed: {}", error.what());
+    call.answer(fail(ENOMEM));
   }
 }
 

@@ -2,15 +2,16 @@
 // the client means, does the ioctl through uapi, and puts the new descriptor into the client.
 #pragma once
 
+#include <linux/seccomp.h>
+
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <vector>
 
+#include "nodes/fair_share.h"
 #include "nodes/server.h"
 #include "uvfio/fd.h"
-
-struct seccomp_notif;
 
 namespace uvfio::launcher {
 
@@ -29,11 +30,12 @@ class Supervisor {
   void start_worker_locked();
   nodes::OpenFile file_of(const Call& call);
   std::optional<Result<int>> handle(Call& call);
-  void serve(Call& call);
+  void serve(const seccomp_notif& notification);
 
   static constexpr unsigned kMaxWorkers = 32;
 
   nodes::Server& server_;
+  nodes::FairShare<seccomp_notif> share_{kMaxWorkers - 2};  // some wait for the next call
   Fd listener_;
   EventFd stop_;
   std::mutex receive_mutex_;  // held while waiting for a call

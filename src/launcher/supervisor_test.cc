@@ -32,7 +32,7 @@ class FakeServer final : public nodes::Server {
  public:
   const Fd& root() const override { return none_; }
   bool passthrough() const override { return false; }
-  std::shared_ptr<const void> errand() override { return nullptr; }
+  std::shared_ptr<const void> errand(std::function<bool()>) override { return nullptr; }
   nodes::OpenFile identify(const Fd& fd) override {
     struct stat status {};
     fstat(fd.get(), &status);

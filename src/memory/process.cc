@@ -20,25 +20,41 @@ bool is_in_group(pid_t thread_group, pid_t tid) {
   return tgkill(thread_group, tid, 0) == 0 || errno == EPERM;
 }
 
-}  // namespace
-
-Result<pid_t> thread_group_of(pid_t tid) {
+// The number that follows `label` in /proc/<tid>/status.
+Result<std::uint64_t> status_number(pid_t tid, std::string_view label, int base) {
   const auto directory = open_proc_directory(tid);
   if (!directory) return std::unexpected(directory.error());
   const Fd status(openat(directory->get(), "status", O_RDONLY | O_CLOEXEC));
   if (!status) return fail(proc_error(errno));
-  std::array<char, 1024> buffer;  // "Tgid:" is the fourth line
+  std::array<char, 4096> buffer;
   const ssize_t length = read(status.get(), buffer.data(), buffer.size());
   if (length <= 0) return fail(ESRCH);
   std::string_view text(buffer.data(), static_cast<std::size_t>(length));
-  constexpr std::string_view label = "\nTgid:\t";
   const std::size_t found = text.find(label);
   if (found == std::string_view::npos) return fail(ESRCH);
   text.remove_prefix(found + label.size());
-  pid_t group = 0;
-  std::from_chars(text.data(), text.data() + text.size(), group);
-  if (group <= 0) return fail(ESRCH);
-  return group;
+  std::uint64_t number = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), number, base);
+  if (parsed.ec != std::errc()) return fail(ESRCH);
+  return number;
+}
+
+}  // namespace
+
+Result<pid_t> thread_group_of(pid_t tid) {
+  if (tid <= 0) return fail(ESRCH);
+  if (is_in_group(tid, tid)) return tid;  // most requests come from a process's first thread
+  const auto group = status_number(tid, "\nTgid:\t", 10);
+  if (!group) return std::unexpected(group.error());
+  return static_cast<pid_t>(*group);
+}
+
+bool thread_is_killed(pid_t tid) {
+  // Whatever ends a process, also an exit of another thread, leaves SIGKILL with each thread that is still
+  // there.
+  const auto pending = status_number(tid, "\nSigPnd:\t", 16);
+  return pending ? (*pending & (std::uint64_t{1} << (SIGKILL - 1))) != 0
+                 : pending.error() == Errno{ESRCH};
 }
 
 Result<pid_t> ProcessTable::thread_group(pid_t tid) {
@@ -49,7 +65,7 @@ Result<pid_t> ProcessTable::thread_group(pid_t tid) {
   const auto known_group = static_cast<pid_t>(known & UINT32_MAX);
   if (known_tid == tid && is_in_group(known_group, tid)) return known_group;
 
-  const auto group = is_in_group(tid, tid) ? Result<pid_t>(tid) : thread_group_of(tid);
+  const auto group = thread_group_of(tid);
   if (group) {
     hint.store(static_cast<std::uint64_t>(tid) << 32 | static_cast<std::uint64_t>(*group),
                std::memory_order_relaxed);

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -41,12 +42,22 @@ class ProcessTable {
 // The thread group (process id) of a thread. ESRCH.
 [[nodiscard]] Result<pid_t> thread_group_of(pid_t tid);
 
+// Is the thread on its way out, by a signal that it cannot resist, though some system call keeps it?
+// Reading is all that this takes. True if there is no such thread.
+[[nodiscard]] bool thread_is_killed(pid_t tid);
+
 // One-shot copies for a thread that is blocked in a request (copy_from_user, copy_to_user). The
 // number is all they have: keep the thread blocked. EFAULT (part may have been copied), ESRCH,
 // EACCES.
 [[nodiscard]] Status copy_from_thread(pid_t tid, std::uint64_t vaddr, std::span<std::byte> data);
 [[nodiscard]] Status copy_to_thread(pid_t tid, std::uint64_t vaddr,
                                     std::span<const std::byte> data);
+
+// copy_to_thread for a thread that may be killed meanwhile: nothing is written unless `still()`, asked when its
+// memory is in our hands whatever becomes of its number. Slower. EFAULT also if not.
+[[nodiscard]] Status copy_to_thread_if(pid_t tid, std::uint64_t vaddr,
+                                       std::span<const std::byte> data,
+                                       const std::function<bool()>& still);
 
 // A duplicate (O_CLOEXEC) of descriptor `fd` of thread `tid` (pidfd_getfd). EBADF: it has none.
 // ESRCH. EPERM: not ours to look into.

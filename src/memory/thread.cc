@@ -84,6 +84,14 @@ Status copy_to_thread(pid_t tid, std::uint64_t vaddr, std::span<const std::byte>
   return memory ? memory->write(vaddr, data) : std::unexpected(memory.error());
 }
 
+Status copy_to_thread_if(pid_t tid, std::uint64_t vaddr, std::span<const std::byte> data,
+                         const std::function<bool()>& still) {
+  const auto memory = memory_of(tid);
+  if (!memory) return std::unexpected(memory.error());
+  if (!still()) return fail(EFAULT);
+  return memory->write(vaddr, data);
+}
+
 Result<Fd> duplicate_from_thread(pid_t tid, int fd) {
   const auto pidfd = open_pidfd(tid);
   if (!pidfd) return std::unexpected(pidfd.error());

@@ -11,7 +11,7 @@ Devfs::Devfs(vfio::Vfio& vfio, Clients& clients, std::shared_ptr<Directory> dire
   const auto opener = [&vfio, &clients](pid_t, int) -> Result<std::shared_ptr<OpenNode>> {
     return std::make_shared<OpenContainer>(clients, vfio.open_container());
   };
-  static_cast<void>(directory_->add_device("vfio", {.mode = 0666, .settled = true}, opener));
+  static_cast<void>(directory_->add_device("vfio", {.mode = 0666}, opener));
 }
 
 void Devfs::group_added(const std::shared_ptr<vfio::Group>& group) {
@@ -23,7 +23,7 @@ void Devfs::group_added(const std::shared_ptr<vfio::Group>& group) {
     }
     auto file = target->open();
     if (!file && file.error() == Errno{EBUSY}) {
-      clients_.server.settle_errands();
+      clients_.server.settle_errands({.group = target.get()});
       file = target->open();
     }
     if (!file) {
@@ -35,7 +35,8 @@ void Devfs::group_added(const std::shared_ptr<vfio::Group>& group) {
   if (groups_.contains(group.get())) {
     return;
   }
-  auto node = directory_->add_device(group->node_name(), {.mode = 0600, .settled = true}, opener);
+  auto node = directory_->add_device(
+      group->node_name(), {.mode = 0600, .ties = {.group = group.get()}}, opener);
   if (!node) {
     spdlog::error("nodes: /dev/vfio/{} is there already", group->node_name());
     return;

@@ -1,6 +1,9 @@
 #include "nodes/errands.h"
 
+#include <algorithm>
 #include <chrono>
+#include <utility>
+#include <vector>
 
 namespace uvfio::nodes {
 namespace {
@@ -10,20 +13,25 @@ constexpr std::chrono::seconds kLimit(2);
 
 }  // namespace
 
-std::shared_ptr<const void> Errands::begin() {
+std::shared_ptr<const void> Errands::begin(std::function<bool()> wanted) {
   const std::lock_guard lock(mutex_);
-  const auto [number, added] = running_.insert(next_++);
-  return {&*number, [this](const void* errand) {
+  const auto errand = running_.emplace(next_++, std::move(wanted)).first;
+  return {&errand->first, [this](const void* number) {
             const std::lock_guard inner(mutex_);
-            running_.erase(*static_cast<const std::uint64_t*>(errand));
+            running_.erase(*static_cast<const std::uint64_t*>(number));
             ended_.notify_all();
           }};
 }
 
 void Errands::wait() {
   std::unique_lock lock(mutex_);
-  const std::uint64_t end = next_;
-  ended_.wait_for(lock, kLimit, [&] { return running_.empty() || *running_.begin() >= end; });
+  std::vector<std::uint64_t> unwanted;
+  for (const auto& [number, wanted] : running_) {
+    if (!wanted()) unwanted.push_back(number);
+  }
+  ended_.wait_for(lock, kLimit, [&] {
+    return std::ranges::none_of(unwanted, [&](auto number) { return running_.contains(number); });
+  });
 }
 
 }  // namespace uvfio::nodes

@@ -9,9 +9,12 @@
 #include <unistd.h>
 
 #include <array>
+#include <chrono>
 #include <cstdarg>
+#include <condition_variable>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <shared_mutex>
 #include <unordered_map>
 #include <vector>
@@ -19,6 +22,7 @@
 #define FUSE_USE_VERSION 312
 #include <fuse3/fuse_lowlevel.h>
 
+#include "memory/process.h"
 #include "nodes/fuse_compat.h"
 #include "nodes/handle.h"
 #include "nodes/lanes.h"
@@ -141,9 +145,9 @@ class FuseServer::Impl {
 
   std::string start();
 
-  void settle_errands() {
+  void settle_errands(const Ties& ties) {
     errands_.wait();
-    workers_->settle();
+    workers_->settle(ties);
   }
   void watch_closes(const char* path) { workers_->closes().add(mount_.root, path); }
   Result<std::shared_ptr<OpenNode>> identify(const Fd& fd);
@@ -193,7 +197,8 @@ class FuseServer::Impl {
   DetachedMount mount_;
   NodeTable nodes_;
   Passthrough passthrough_;
-  Lanes lanes_;
+  Lanes asking_;  // what OpenNode::asks_back; needs workers to end
+  Lanes slow_;    // what takes as long as clients like
 
  private:
   // sysfs knows no such operation.
@@ -205,6 +210,17 @@ class FuseServer::Impl {
   void drop(std::uint64_t handle);
   void reply_open(fuse_req_t request, std::shared_ptr<Handle> handle, std::uint32_t flags,
                   int backing);
+  // A write that has a thread of its own. Who takes it from the table answers it.
+  struct SlowWrite {
+    fuse_req_t request = nullptr;
+    pid_t client = 0;
+    std::shared_ptr<Channel> channel;
+  };
+  void write_slowly(fuse_req_t request, Handle& target, std::span<const std::byte> bytes,
+                    off_t offset);
+  std::optional<SlowWrite> take_slow_write(std::uint64_t number);
+  bool give_up_if_killed(std::uint64_t number);
+  void slow_write_interrupted(std::uint64_t number);
   bool answer_ourselves(fuse_req_t request, unsigned command, Handle& handle);
   Result<std::shared_ptr<OpenNode>> ask(const Fd& fd, unsigned command);
 
@@ -217,6 +233,11 @@ class FuseServer::Impl {
 
   std::mutex handles_mutex_;
   std::unordered_map<const Handle*, std::shared_ptr<Handle>> handles_;
+
+  std::mutex slow_mutex_;
+  std::condition_variable slow_taken_;
+  std::uint64_t next_slow_ = 1;
+  std::unordered_map<std::uint64_t, SlowWrite> slow_writes_;
 
   struct Question {
     std::shared_ptr<OpenNode> answer;
@@ -251,9 +272,9 @@ struct Entry<Member> {
 }  // namespace
 
 FuseServer::Impl::~Impl() {
-  // The resolver's last questions need workers, the last workers need the pills' file. Only then
-  // are the clients' files dropped, which is what slow requests wait for.
-  lanes_.stop_resolver();
+  // The last questions need workers, the last workers need the pills' file. Only then are the clients'
+  // files dropped, which is what slow requests wait for.
+  asking_.join();
   if (workers_) {
     if (!control_) {
       mount_.root.reset();  // nothing to send pills with: the end of the mount ends the workers
@@ -266,7 +287,7 @@ FuseServer::Impl::~Impl() {
     handles.swap(handles_);
   }
   handles.clear();
-  lanes_.join();
+  slow_.join();
   passthrough_.stop();
   mount_.root.reset();
   workers_.reset();
@@ -357,6 +378,7 @@ std::string FuseServer::Impl::start() {
   if (!self_.start(mount_.root)) {
     return fmt::format("cannot start a thread with descriptors of its own: {}", strerror(errno));
   }
+  workers_->set_own_thread(self_.thread());
   const auto turn = self_.turn();
   if (auto control = self_.open(".", O_RDONLY | O_DIRECTORY)) {
     control_ = std::move(*control);
@@ -562,8 +584,8 @@ void FuseServer::Impl::open(fuse_req_t request, fuse_ino_t number, fuse_file_inf
   }
   auto& device = static_cast<DeviceNode&>(*node);
   const pid_t thread = fuse_req_ctx(request)->pid;
-  if (device.traits().settled) {
-    workers_->settle();
+  if (const Ties& ties = device.traits().ties; !ties.none()) {
+    workers_->settle(ties);
   }
   auto opened = device.open(thread, file->flags);
   if (!opened) {
@@ -616,10 +638,30 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
     finish(target.write(static_cast<std::uint64_t>(offset), bytes));
     return;
   }
-  Lanes::Task task = [finish, handle = target.shared_from_this(), offset,
-                      channel = workers_->channel(),
+  write_slowly(request, target, bytes, offset);
+}
+
+void FuseServer::Impl::write_slowly(fuse_req_t request, Handle& target,
+                                    std::span<const std::byte> bytes, off_t offset) {
+  std::uint64_t number = 0;
+  {
+    const std::lock_guard lock(slow_mutex_);
+    number = next_slow_++;
+    slow_writes_[number] = {.request = request,
+                            .client = fuse_req_ctx(request)->pid,
+                            .channel = workers_->channel()};
+    // May call back at once; under the lock, so that nobody answers, and thereby frees, the request
+    // meanwhile.
+    fuse_req_interrupt_func(
+        request,
+        [](fuse_req_t interrupted, void* which) {
+          static_cast<Impl*>(fuse_req_userdata(interrupted))
+              ->slow_write_interrupted(reinterpret_cast<std::uint64_t>(which));
+        },
+        reinterpret_cast<void*>(number));
+  }
+  Lanes::Task task = [this, number, handle = target.shared_from_this(), offset,
                       copy = std::vector<std::byte>(bytes.begin(), bytes.end())]() mutable {
-    const WorkerPool::Borrow borrow(channel);
     Result<std::size_t> done = fail(EIO);
     try {
       done = handle->write(static_cast<std::uint64_t>(offset), copy);
@@ -627,11 +669,65 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
       spdlog::error("nodes: a write failed: {}", error.what());
     }
     handle.reset();
-    finish(done);
+    const auto slow = take_slow_write(number);
+    if (!slow) {
+      return;
+    }
+    const WorkerPool::Borrow borrow(slow->channel);
+    if (done) {
+      fuse_reply_write(slow->request, std::min(*done, copy.size()));
+    } else {
+      fuse_reply_err(slow->request, reply_value(done.error()));
+    }
   };
-  if (!lanes_.detach(std::move(task))) {
-    fuse_reply_err(request, EAGAIN);
+  if (!slow_.start(std::move(task))) {
+    if (const auto slow = take_slow_write(number)) {
+      fuse_reply_err(slow->request, EAGAIN);
+    }
   }
+}
+
+std::optional<FuseServer::Impl::SlowWrite> FuseServer::Impl::take_slow_write(
+    std::uint64_t number) {
+  const std::lock_guard lock(slow_mutex_);
+  const auto node = slow_writes_.extract(number);
+  slow_taken_.notify_all();
+  return node ? std::optional(std::move(node.mapped())) : std::nullopt;
+}
+
+// A client that is killed does not get its answer any more, but the kernel keeps it until it has one - and
+// with it its files, for which the write may be waiting. So it gets one, and the write goes on without it.
+// True: it is answered, now or before.
+bool FuseServer::Impl::give_up_if_killed(std::uint64_t number) {
+  pid_t client = 0;
+  {
+    const std::lock_guard lock(slow_mutex_);
+    const auto it = slow_writes_.find(number);
+    if (it == slow_writes_.end()) {
+      return true;
+    }
+    client = it->second.client;
+  }
+  if (!memory::thread_is_killed(client)) {
+    return false;
+  }
+  if (const auto slow = take_slow_write(number)) {
+    const WorkerPool::Borrow borrow(slow->channel);
+    fuse_reply_err(slow->request, EINTR);
+  }
+  return true;
+}
+
+// Some signal has come to the client. The kernel says so only once: whether a deadly one follows a harmless
+// one has to be looked at from time to time. Called with locks of libfuse held.
+void FuseServer::Impl::slow_write_interrupted(std::uint64_t number) {
+  static_cast<void>(slow_.start([this, number] {
+    constexpr auto kPeriod = std::chrono::milliseconds(100);
+    while (!give_up_if_killed(number)) {
+      std::unique_lock lock(slow_mutex_);
+      slow_taken_.wait_for(lock, kPeriod, [&] { return !slow_writes_.contains(number); });
+    }
+  }));
 }
 
 // The VFS has it that files without an fsync method fail, which VFIO's are.
@@ -640,6 +736,8 @@ void FuseServer::Impl::fsync(fuse_req_t request, fuse_ino_t, int, fuse_file_info
 }
 
 void FuseServer::Impl::release(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+  const OpenNode* node = handle(file).node();
+  WorkerPool::releases(node != nullptr ? node->ties() : Ties{});
   drop(file->fh);
   fuse_reply_err(request, 0);
 }
@@ -709,7 +807,7 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     return;
   }
   if (node->settled(command)) [[unlikely]] {
-    workers_->settle();
+    workers_->settle(node->ties());
   }
   const pid_t thread = fuse_req_ctx(request)->pid;
   const auto number = reinterpret_cast<std::uint64_t>(arg);
@@ -731,7 +829,7 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     handle.reset();
     reply(request, result);
   };
-  if (!lanes_.resolve(std::move(task))) {
+  if (!asking_.start(std::move(task))) {
     fuse_reply_err(request, EAGAIN);
   }
 }
@@ -741,14 +839,14 @@ Result<std::shared_ptr<OpenNode>> FuseServer::Impl::identify(const Fd& fd) {
     return fail(fcntl(fd.get(), F_GETFD) < 0 ? EBADF : EBADFD);
   }
   auto answer = ask(fd, kIdentify);
-  // The asker wants to know things as they are after what its client has closed before.
-  workers_->settle();
   if (!answer) {
     return fail(answer.error() == Errno{EBADF} ? EBADF : EBADFD);
   }
   if (!*answer) {
     return fail(EBADFD);
   }
+  // The asker wants to know things as they are after what its client has closed before.
+  workers_->settle((*answer)->ties());
   return answer;
 }
 
@@ -791,13 +889,9 @@ const Fd& FuseServer::root() const { return impl_->mount_.root; }
 Passthrough& FuseServer::passthrough() { return impl_->passthrough_; }
 SelfClient& FuseServer::self() { return impl_->self_; }
 Errands& FuseServer::errands() { return impl_->errands_; }
-void FuseServer::settle_errands() { impl_->settle_errands(); }
+void FuseServer::settle_errands(const Ties& ties) { impl_->settle_errands(ties); }
 Result<std::shared_ptr<OpenNode>> FuseServer::identify(const Fd& fd) { return impl_->identify(fd); }
 bool FuseServer::owns(const Fd& fd) const { return impl_->owns(fd); }
 void FuseServer::watch_closes(const char* path) { impl_->watch_closes(path); }
-void FuseServer::close_later(Fd fd) {
-  // Once the resolver has stopped, so have the workers that could be kept waiting.
-  static_cast<void>(impl_->lanes_.resolve([held = std::make_shared<Fd>(std::move(fd))] {}));
-}
 
 }  // namespace uvfio::nodes

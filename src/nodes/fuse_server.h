@@ -41,11 +41,11 @@ class FuseServer {
 
   // Work that holds files of clients; see errands.h.
   [[nodiscard]] Errands& errands();
-  // For the opener of a node that is busy: on return, what clients have closed is closed, and what was
-  // done for those that were killed is over.
-  void settle_errands();
+  // For the opener of a node that is busy: on return, what clients have closed of what shares `ties` is
+  // closed, and what was done for those that were killed is over.
+  void settle_errands(const Ties& ties);
 
-  // Says that the device nodes in directory `path` are closed by clients: what is `settled` is quick
+  // Says that the device nodes in directory `path` are closed by clients: what depends on closes is quick
   // as long as nothing there was. Once for each such directory, before the first client.
   void watch_closes(const char* path);
 
@@ -55,9 +55,6 @@ class FuseServer {
   [[nodiscard]] Result<std::shared_ptr<OpenNode>> identify(const Fd& fd);
   // Is it a file of this mount? Asks the kernel only, so any thread may.
   [[nodiscard]] bool owns(const Fd& fd) const;
-  // Closes `fd` from a thread that may wait for us: for descriptors of our own files that a thread
-  // which serves requests has come by.
-  void close_later(Fd fd);
 
  private:
   class Impl;

@@ -282,23 +282,25 @@ TEST_F(FuseServerTest, CloseComesBeforeTheNextRequest) {
   std::atomic<int> overtaken{0};
   class Exclusive : public OpenNode {
    public:
-    explicit Exclusive(std::atomic<int>& users) : users_(users) {}
+    Exclusive(std::atomic<int>& users, const void* group) : users_(users), group_(group) {}
     ~Exclusive() override {
       std::this_thread::sleep_for(std::chrono::microseconds(200));
       --users_;
     }
+    Ties ties() const override { return {.group = group_}; }
 
    private:
     std::atomic<int>& users_;
+    const void* const group_;
   };
-  ASSERT_TRUE(root_->add_device("one", {.settled = true},
+  ASSERT_TRUE(root_->add_device("one", {.ties = {.group = this}},
                                 [&](pid_t, int) -> Result<std::shared_ptr<OpenNode>> {
                                   if (exclusive.fetch_add(1) != 0) {
                                     --exclusive;
                                     ++overtaken;
                                     return fail(EBUSY);
                                   }
-                                  return std::make_shared<Exclusive>(exclusive);
+                                  return std::make_shared<Exclusive>(exclusive, this);
                                 }));
   for (int i = 0; i < 500; ++i) {
     const Fd fd = open("one");
@@ -442,6 +444,45 @@ TEST_F(FuseServerTest, InterruptedClientsGetTheirAnswer) {
   client.join();
   sigaction(SIGUSR1, &previous, nullptr);
   EXPECT_EQ(ioctl(fd.get(), kEcho, 1), 1);
+}
+
+// The kernel waits for an answer that has been asked for, however dead the client is.
+TEST_F(FuseServerTest, AKilledClientIsAnsweredWhileItsSlowWriteGoesOn) {
+  struct Store {
+    std::latch entered{2};
+    std::atomic<bool> go{false};
+    std::atomic<int> ended{0};
+  };
+  const auto store = std::make_shared<Store>();
+  on_store([store]() -> Status {
+    store->entered.count_down();
+    while (!store->go) std::this_thread::sleep_for(1ms);
+    ++store->ended;
+    return {};
+  });
+  add_attribute("remove", 0200, true);
+  const int root = server_->root().get();
+  const auto start_writer = [root] {
+    const pid_t child = fork();
+    if (child != 0) return child;
+    signal(SIGUSR1, [](int) {});
+    const int fd = openat(root, "remove", O_WRONLY);
+    _exit(write(fd, "1", 1) == 1 ? 0 : 1);
+  };
+  const pid_t killed = start_writer();
+  const pid_t warned = start_writer();
+  store->entered.wait();
+  kill(warned, SIGUSR1);  // which the kernel tells us of, unlike of the next one
+  std::this_thread::sleep_for(20ms);
+  for (const pid_t child : {killed, warned}) {
+    kill(child, SIGKILL);
+    int status = 0;
+    EXPECT_EQ(waitpid(child, &status, 0), child);  // would hang
+    EXPECT_TRUE(WIFSIGNALED(status));
+  }
+  EXPECT_EQ(store->ended, 0);
+  store->go = true;
+  while (store->ended != 2) std::this_thread::sleep_for(1ms);
 }
 
 TEST_F(FuseServerTest, TheEndOfTheServerDropsOpenFiles) {

@@ -6,56 +6,7 @@
 
 namespace uvfio::nodes {
 
-Lanes::~Lanes() {
-  stop_resolver();
-  join();
-}
-
-bool Lanes::resolve(Task&& task) {
-  const std::lock_guard lock(mutex_);
-  if (stopped_) {
-    return false;
-  }
-  if (!resolver_.joinable()) {
-    try {
-      resolver_ = std::thread([this] { run_resolver(); });
-    } catch (const std::system_error&) {
-      return false;
-    }
-  }
-  queue_.push_back(std::move(task));
-  ready_.notify_one();
-  return true;
-}
-
-void Lanes::run_resolver() {
-  std::unique_lock lock(mutex_);
-  while (true) {
-    ready_.wait(lock, [this] { return stopped_ || !queue_.empty(); });
-    if (queue_.empty()) {
-      return;
-    }
-    Task task = std::move(queue_.front());
-    queue_.pop_front();
-    lock.unlock();
-    task();
-    task = nullptr;  // what it holds may take a while to go: not under the lock
-    lock.lock();
-  }
-}
-
-void Lanes::stop_resolver() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopped_ = true;
-    ready_.notify_all();
-  }
-  if (resolver_.joinable()) {
-    resolver_.join();
-  }
-}
-
-bool Lanes::detach(Task&& task) {
+bool Lanes::start(Task&& task) {
   std::list<std::thread> finished;
   bool accepted = false;
   {
@@ -93,6 +44,7 @@ void Lanes::join() {
   std::list<std::thread> finished;
   {
     std::unique_lock lock(mutex_);
+    stopped_ = true;
     none_running_.wait(lock, [this] { return running_.empty(); });
     finished.swap(finished_);
   }

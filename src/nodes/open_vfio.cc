@@ -6,6 +6,14 @@
 
 namespace uvfio::nodes {
 
+namespace {
+
+Ties ties_of(const vfio::Group& group) {
+  return {.group = &group, .container = group.container().get()};
+}
+
+}  // namespace
+
 Result<int> OpenContainer::ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) {
   ProcessCaller caller(clients_, thread);
   return uapi::container_ioctl(*container_, caller, command, arg);
@@ -19,6 +27,9 @@ Result<int> OpenGroup::ioctl(pid_t thread, std::uint32_t command, std::uint64_t 
 bool OpenGroup::asks_back(std::uint32_t command) const {
   return command == VFIO_GROUP_SET_CONTAINER;
 }
+
+Ties OpenGroup::ties() const { return ties_of(group_->group()); }
+Ties OpenDevice::ties() const { return ties_of(device_->device().group()); }
 
 // Every answer but one depends on which groups are still open.
 bool OpenContainer::settled(std::uint32_t command) const { return command != VFIO_GET_API_VERSION; }

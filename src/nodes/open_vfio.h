@@ -16,6 +16,7 @@ class OpenContainer final : public OpenNode {
   [[nodiscard]] const std::shared_ptr<vfio::Container>& container() const { return container_; }
   Result<int> ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) override;
   bool settled(std::uint32_t command) const override;
+  Ties ties() const override { return {.group = nullptr, .container = container_.get()}; }
 
  private:
   Clients& clients_;
@@ -32,6 +33,7 @@ class OpenGroup final : public OpenNode {
   bool asks_back(std::uint32_t command) const override;
   // A group's container may be in use by devices that were just closed.
   bool settled(std::uint32_t) const override { return true; }
+  Ties ties() const override;
 
  private:
   Clients& clients_;
@@ -50,6 +52,7 @@ class OpenDevice final : public OpenNode {
   Result<int> ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) override;
   // A hot reset names groups.
   bool asks_back(std::uint32_t command) const override;
+  Ties ties() const override;
 
  private:
   Clients& clients_;

@@ -1,7 +1,9 @@
 #include "nodes/process_caller.h"
 
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
 
+#include "nodes/close_aside.h"
 #include "nodes/open_vfio.h"
 
 namespace uvfio::nodes {
@@ -31,7 +33,7 @@ Result<Fd> ProcessCaller::get(int fd) {
   }
   if (clients_.server.owns(*file)) {
     // Nothing that a model wants. And closing it is a request to ourselves, so not from here.
-    clients_.server.close_later(std::move(*file));
+    close_aside(std::move(*file));
     return fail(EINVAL);
   }
   return file;
@@ -45,10 +47,16 @@ Status ProcessCaller::copy_out(std::uint64_t user, std::span<const std::byte> da
   return or_efault(memory::copy_to_thread(thread_, user, data));
 }
 
+// What of ours `fd` is. EBADF: not open. EBADFD: somebody else's file.
 Result<std::shared_ptr<OpenNode>> ProcessCaller::node(int fd) {
-  const auto file = memory::duplicate_from_thread(thread_, fd);
+  auto file = memory::duplicate_from_thread(thread_, fd);
   if (!file) {
     return fail(EBADF);
+  }
+  if (!clients_.server.owns(*file)) {
+    const bool is_path = (fcntl(file->get(), F_GETFL) & O_PATH) != 0;
+    close_aside(std::move(*file));
+    return fail(is_path ? EBADF : EBADFD);
   }
   return clients_.server.identify(*file);
 }

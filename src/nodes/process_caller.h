@@ -27,7 +27,7 @@ class ProcessCaller final : public uapi::Caller {
   Result<Fd> get(int fd) override;
   Status copy_in(std::uint64_t user, std::span<std::byte> data) override;
   Status copy_out(std::uint64_t user, std::span<const std::byte> data) override;
-  // Both only on the resolver's lane (OpenNode::asks_back): the answer comes through a worker.
+  // Both only from a thread of its own (OpenNode::asks_back): the answer comes through a worker.
   Result<std::shared_ptr<vfio::Container>> container(int fd) override;
   Result<std::shared_ptr<vfio::GroupFile>> group(int fd) override;
   Result<std::shared_ptr<memory::AddressSpace>> address_space() override;

@@ -87,7 +87,9 @@ class HostServer final : public Server,
     return {};
   }
 
-  std::shared_ptr<const void> errand() override { return fuse_->errands().begin(); }
+  std::shared_ptr<const void> errand(std::function<bool()> wanted) override {
+    return fuse_->errands().begin(std::move(wanted));
+  }
   Result<Fd> open_device(std::shared_ptr<vfio::DeviceFile> file) override {
     return device_files_.open_device(std::move(file));
   }

@@ -27,6 +27,19 @@ namespace uvfio::nodes {
 
 class Directory;
 
+// What the state of an open file hangs on, by identity; null: nothing. What a request is answered may depend
+// on closes of files that share either.
+struct Ties {
+  const void* group = nullptr;
+  const void* container = nullptr;
+
+  [[nodiscard]] bool none() const { return group == nullptr && container == nullptr; }
+  [[nodiscard]] bool shared_with(const Ties& other) const {
+    return (group != nullptr && group == other.group) ||
+           (container != nullptr && container == other.container);
+  }
+};
+
 // One open of a device node. Thread-safe; dropped when the last reference to the open file is gone.
 class OpenNode {
  public:
@@ -38,7 +51,7 @@ class OpenNode {
                                                   std::span<const std::byte> data);
   // `thread` is the client's thread, blocked in ioctl(2) until the answer is there.
   [[nodiscard]] virtual Result<int> ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg);
-  // Does this ioctl ask about other open files of ours while it runs? Such requests get a lane of
+  // Does this ioctl ask about other open files of ours while it runs? Such requests get a thread of
   // their own, because that question needs a free worker to answer it.
   [[nodiscard]] virtual bool asks_back(std::uint32_t command) const {
     static_cast<void>(command);
@@ -50,6 +63,8 @@ class OpenNode {
     static_cast<void>(command);
     return false;
   }
+  // As they are now.
+  [[nodiscard]] virtual Ties ties() const { return {}; }
 };
 
 enum class Kind { directory, link, attribute, device };
@@ -153,7 +168,7 @@ class DeviceNode final : public Node {
     unsigned mode = 0600;
     std::uint64_t size = 0;  // st_size
     bool stream = false;     // no file position: pread is ESPIPE
-    bool settled = false;    // opens depend on what has been closed before, see OpenNode::settled
+    Ties ties{};             // opens depend on closes of what shares these, see OpenNode::settled
     int backing = 0;         // passthrough.h: id of the file that mmap shows; 0: none
   };
 

@@ -25,6 +25,8 @@ namespace {
 // Threads that wait for requests: as many from the start as are kept after a burst, so that the
 // server in peace is always the same.
 constexpr int kIdleThreads = 4;
+// Workers that no client's request takes, for closes and our own questions.
+constexpr unsigned kReserve = 4;
 // How long a request waits for closes that were queued before it. They only wait for device models.
 constexpr auto kSettleLimit = std::chrono::seconds(2);
 
@@ -51,7 +53,11 @@ struct WorkerPool::Worker {
   std::thread thread;
   // Odd while a request is being served, even while waiting for one in read(2).
   std::atomic<std::uint64_t> stamp{0};
-  std::atomic<bool> releasing{false};
+  // With an odd stamp: is it a RELEASE, and does anybody know of what?
+  enum class Release : std::uint8_t { none, of_unknown, of_known };
+  std::atomic<Release> release{Release::none};
+  std::atomic<const void*> group{nullptr};  // with of_known: its Ties
+  std::atomic<const void*> container{nullptr};
   std::atomic<int> stat{-1};  // this thread's /proc/thread-self/stat
   ~Worker() {
     if (stat >= 0) {
@@ -79,7 +85,8 @@ thread_local void* this_worker = nullptr;
 WorkerPool::WorkerPool(fuse_session* session, int device, unsigned max_threads)
     : session_(session),
       main_(std::make_shared<Channel>(Channel{Fd(), device})),
-      max_threads_(std::max(max_threads, 2U)) {}
+      max_threads_(std::max(max_threads, 2U)),
+      share_(max_threads_ - std::min(kReserve, max_threads_ / 2)) {}
 
 WorkerPool::~WorkerPool() = default;
 
@@ -96,7 +103,9 @@ ssize_t WorkerPool::receive(void* buffer, std::size_t size) {
   if (worker != nullptr && result >= static_cast<ssize_t>(sizeof(fuse_in_header))) {
     fuse_in_header header{};
     std::memcpy(&header, buffer, sizeof(header));
-    worker->releasing.store(header.opcode == FUSE_RELEASE, std::memory_order_relaxed);
+    worker->release.store(header.opcode == FUSE_RELEASE ? Worker::Release::of_unknown
+                                                        : Worker::Release::none,
+                          std::memory_order_relaxed);
     worker->stamp.fetch_add(1, std::memory_order_release);
   }
   return result;
@@ -159,7 +168,7 @@ void WorkerPool::run(Worker& worker) {
     if (idle_.fetch_sub(1, std::memory_order_relaxed) == 1) {
       spawn();
     }
-    fuse_session_process_buf(session_, &buffer);
+    serve(worker, buffer);
     const bool surplus = idle_.fetch_add(1, std::memory_order_relaxed) >= kIdleThreads;
     worker.stamp.fetch_add(1, std::memory_order_release);
     if ((pill_taken || surplus) && leave(worker, pill_taken)) {
@@ -169,6 +178,42 @@ void WorkerPool::run(Worker& worker) {
   }
   free(buffer.mem);
   leave(worker, true);
+}
+
+void WorkerPool::serve(Worker& worker, const fuse_buf& request) {
+  fuse_in_header header{};
+  std::memcpy(&header, request.mem, std::min(request.size, sizeof header));
+  // What is nobody's (a RELEASE), or our own, others wait for.
+  if (header.pid == 0 ||
+      static_cast<pid_t>(header.pid) == own_thread_.load(std::memory_order_relaxed)) {
+    fuse_session_process_buf(session_, &request);
+    return;
+  }
+  auto client = static_cast<pid_t>(header.pid);
+  const auto keep = [&] {
+    const auto* data = static_cast<const std::byte*>(request.mem);
+    return Waiting{.data = {data, data + request.size}, .channel = current};
+  };
+  if (!share_.admit(client, keep)) {
+    return;
+  }
+  fuse_session_process_buf(session_, &request);
+  while (auto next = share_.finish(client)) {
+    client = next->first;
+    fuse_buf kept{};
+    kept.mem = next->second.data.data();
+    kept.size = next->second.data.size();
+    const Borrow borrow(std::move(next->second.channel));
+    worker.release.store(Worker::Release::none, std::memory_order_relaxed);
+    fuse_session_process_buf(session_, &kept);
+  }
+}
+
+void WorkerPool::releases(const Ties& ties) {
+  auto& worker = *static_cast<Worker*>(this_worker);
+  worker.group.store(ties.group, std::memory_order_relaxed);
+  worker.container.store(ties.container, std::memory_order_relaxed);
+  worker.release.store(Worker::Release::of_known, std::memory_order_release);
 }
 
 bool WorkerPool::leave(Worker& worker, bool pill) {
@@ -204,7 +249,7 @@ void WorkerPool::stop(const std::function<bool()>& send_pill) {
   gone_.clear();
 }
 
-void WorkerPool::settle() {
+void WorkerPool::settle(const Ties& ties) {
   if (!closes_.may_have_closed()) {
     return;
   }
@@ -230,7 +275,14 @@ void WorkerPool::settle() {
         break;
       }
       if (stamp % 2 == 1) {
-        if (!worker->releasing.load(std::memory_order_relaxed)) {
+        const auto kind = worker->release.load(std::memory_order_acquire);
+        const Ties released{.group = worker->group.load(std::memory_order_relaxed),
+                            .container = worker->container.load(std::memory_order_relaxed)};
+        if (worker->stamp.load(std::memory_order_acquire) != stamp) {
+          continue;  // that was of two requests
+        }
+        if (kind == Worker::Release::none ||
+            (kind == Worker::Release::of_known && !released.shared_with(ties))) {
           break;
         }
         release = stamp;

@@ -14,8 +14,11 @@
 #include <vector>
 
 #include "nodes/close_watch.h"
+#include "nodes/fair_share.h"
+#include "nodes/tree.h"
 #include "uvfio/fd.h"
 
+struct fuse_buf;
 struct fuse_session;
 
 namespace uvfio::nodes {
@@ -32,7 +35,10 @@ struct Channel {
 // It also restores an order that FUSE loses. The kernel queues RELEASE when the last descriptor of
 // a file is closed, but does not wait for it: what the client does next may be read by another
 // worker and overtake it, so that a group that was just closed would still be busy. settle() closes
-// the gap: on return, every RELEASE that was queued before the current request has been served.
+// the gap: on return, every RELEASE that was queued before the current request, and that the answer may
+// depend on, has been served.
+//
+// No client gets all workers, see fair_share.h.
 class WorkerPool {
  public:
   // `device` is owned by the session. Nothing is started.
@@ -42,6 +48,8 @@ class WorkerPool {
 
   // False when no thread can be had.
   [[nodiscard]] bool start();
+  // Requests of this thread, one of our own, are served at once.
+  void set_own_thread(pid_t thread) { own_thread_.store(thread, std::memory_order_relaxed); }
   // Ends the workers. `send_pill` makes one request to the connection that is answered by a worker
   // calling take_pill(); false when the connection is dead.
   void stop(const std::function<bool()>& send_pill);
@@ -67,7 +75,9 @@ class WorkerPool {
 
   // Must not be called while serving a RELEASE. Cheap unless somebody has closed a file meanwhile; then it
   // takes some microseconds for each idle worker.
-  void settle();
+  void settle(const Ties& ties);
+  // Says what the RELEASE that this worker is about to serve has to do with; nobody waits for it before.
+  static void releases(const Ties& ties);
   [[nodiscard]] CloseWatch& closes() { return closes_; }
 
  private:
@@ -75,6 +85,7 @@ class WorkerPool {
 
   bool spawn();
   void run(Worker& worker);
+  void serve(Worker& worker, const fuse_buf& request);
   bool leave(Worker& worker, bool pill);
 
   fuse_session* const session_;
@@ -83,6 +94,13 @@ class WorkerPool {
 
   CloseWatch closes_;
   std::atomic<int> idle_{0};
+  std::atomic<pid_t> own_thread_{0};
+
+  struct Waiting {  // a request that was read but has to wait
+    std::vector<std::byte> data;
+    std::shared_ptr<Channel> channel;
+  };
+  FairShare<Waiting> share_;
 
   std::mutex mutex_;
   std::condition_variable left_;

@@ -117,12 +117,19 @@ Dma::Dma(std::shared_ptr<iommu::DmaPath> path, const std::atomic<bool>* enabled)
       generation_(&path_->generation()) {}
 Dma::~Dma() = default;
 
+// `size` is not 0.
+inline bool Dma::is_cached(std::uint64_t iova, std::uint64_t size, Prot prot) const {
+  // Unsigned: what lies before the first byte is beyond the last, too.
+  const std::uint64_t offset = iova - cached_.first;
+  const std::uint64_t length = cached_.last - cached_.first;
+  return offset <= length && size - 1 <= length - offset && allows(cached_.prot, prot);
+}
+
 // Inside an RCU section: where [iova, iova + size) is in this process; nullptr: reached by copy
 // only.
 Result<std::byte*> Dma::lookup(std::uint64_t iova, std::uint64_t size, Prot prot) {
   const std::uint64_t generation = generation_->load(std::memory_order_acquire);
-  if (generation != cached_generation_ || iova < cached_.first || iova > cached_.last ||
-      size - 1 > cached_.last - iova || !allows(cached_.prot, prot)) [[unlikely]] {
+  if (generation != cached_generation_ || !is_cached(iova, size, prot)) [[unlikely]] {
     auto found = path_->translate(iova, size, prot);
     if (!found) return std::unexpected(found.error());
     cached_ = *found;
@@ -166,6 +173,16 @@ Dma::Window::~Window() {
 Result<Dma::Window> Dma::translate(std::uint64_t iova, std::uint64_t size, Prot prot) {
   if (size == 0) return fail(EINVAL);
   if (!enabled()) return fail(EACCES);
+  rcu::read_lock();
+  if (generation_->load(std::memory_order_acquire) == cached_generation_ &&
+      is_cached(iova, size, prot) && cached_.host != nullptr) [[likely]] {
+    return Window(cached_.host + (iova - cached_.first));
+  }
+  rcu::read_unlock();
+  return translate_anew(iova, size, prot);
+}
+
+Result<Dma::Window> Dma::translate_anew(std::uint64_t iova, std::uint64_t size, Prot prot) {
   for (;;) {
     rcu::read_lock();
     const auto host = lookup(iova, size, prot);

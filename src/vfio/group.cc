@@ -5,6 +5,11 @@
 
 namespace uvfio::vfio {
 
+std::shared_ptr<Container> Group::container() const {
+  const std::scoped_lock lock(lock_);
+  return container_;
+}
+
 Result<std::shared_ptr<GroupFile>> Group::open() {
   const std::scoped_lock lock(lock_);
   if (unplugged_) return fail(ENODEV);

@@ -214,8 +214,8 @@ case_orphan_with_device() {
   machine | diff -u before -
 }
 
-# Whoever ends them one after the other waits for the one that waits for the next.
-pending_orphans_that_wait_for_each_other() {
+# Each is let go when it is killed, whoever comes first.
+case_orphans_that_wait_for_each_other() {
   is_root || return 77
   start_client orphans
   wait_status "$pid"
@@ -224,7 +224,8 @@ pending_orphans_that_wait_for_each_other() {
 }
 
 # Nobody else can let it go: its files are closed when its last thread has ended, and that one waits for the close.
-pending_program_that_waits_for_itself() {
+# So it has to get its answer as soon as it is killed.
+case_program_that_waits_for_itself() {
   is_root || return 77
   run_uvfio --mdev mtty-1:$uuid -- "$client" remove_own $uuid
   expect "status" 7 "$status"

@@ -131,7 +131,9 @@ void start_sequence(struct world* world, uint64_t seed) {
   world->unit = once_in(&world->chance, 4) ? 64 * kPage : kPage;
   memset(world->ranges, 0, sizeof(world->ranges));
   world->next_range = 0;
-  world->mdevs[0].informed = false;  // Nothing depends on the sequences before.
+  for (unsigned i = 0; i < kMdevs; i++) {
+    world->mdevs[i].informed = false;  // Nothing depends on the sequences before.
+  }
   if (world->direct) {
     const uint32_t pages = world->unit == kPage ? 16 : 256;
     limit_locked_memory(pages + below(&world->chance, 4 * pages));
@@ -268,5 +270,8 @@ struct range pick_range(struct world* world) {
     range.iova += ONE_OF(chance, kOff);
   }
   range.size = pick_size(world, range.iova);
+  if (world->direct && range.iova && range.iova + range.size == 0) {
+    range.size += world->unit;
+  }
   return range;
 }

@@ -7,15 +7,15 @@
 namespace uvfio::iommu::type1 {
 namespace {
 
-// The last of `count` ascending keys that is not above `iova`; 0 if there is none.
-unsigned slot_of(const std::uint64_t* keys, unsigned count, std::uint64_t iova) {
-  const std::uint64_t* base = keys;
-  for (unsigned length = count; length > 1;) {
-    const unsigned half = length / 2;
-    base += base[half] <= iova ? half : 0;  // a conditional move, not a branch
-    length -= half;
-  }
-  return static_cast<unsigned>(base - keys);
+constexpr unsigned kLine = 8;  // keys in a cache line
+
+// How many of so many ascending keys are not above `iova`. No step waits for the one before.
+template <unsigned Number>
+[[gnu::always_inline]] inline unsigned not_above(const std::uint64_t* keys, std::uint64_t iova) {
+  unsigned result = 0;
+#pragma GCC unroll 8
+  for (unsigned i = 0; i < Number; ++i) result += keys[i] <= iova ? 1 : 0;
+  return result;
 }
 
 // Makes room for one entry at `at` in a column of `count` entries.
@@ -30,40 +30,65 @@ void close_gap(Column& column, unsigned at, unsigned count) {
 
 }  // namespace
 
-// In every node keys[i] is not above any IOVA of entry i, and above all of entry i - 1.
+// In every node keys[i] is not above any IOVA of entry i, and above all of entry i - 1. The first
+// cache line says in which of the next ones to look, so that a search in a cold node waits for
+// memory twice: marks[i] repeats key (i + 1) * kLine.
 struct MappingTree::Node {
-  std::uint64_t change = 0;
-  std::uint32_t count = 0;
-  const bool is_leaf;
+  static constexpr std::uint64_t kNoKey = UINT64_MAX;  // beyond the last one
+
+  std::uint64_t change : 48 = 0;
+  std::uint64_t count : 15 = 0;
+  const std::uint64_t is_leaf : 1;
+  std::array<std::uint64_t, kLine - 1> marks;
 
  protected:
-  explicit Node(bool leaf) : is_leaf(leaf) {}
+  explicit Node(bool leaf) : is_leaf(leaf) { marks.fill(kNoKey); }
+
+  // The last key that is not above `iova`; 0 if there is none.
+  template <typename Keys>
+  [[nodiscard]] unsigned slot_in(const Keys& keys, std::uint64_t iova) const {
+    const unsigned line = std::min(not_above<kLine - 1>(marks.data(), iova) * kLine,
+                                   static_cast<unsigned>(keys.size()) - kLine);
+    const unsigned found = line + not_above<kLine>(keys.data() + line, iova);
+    // Not what stands behind the last key, if `iova` is the last there is.
+    return found == 0 ? 0 : std::min(found, static_cast<unsigned>(count)) - 1;
+  }
+  // After any change of keys or count.
+  template <typename Keys>
+  void mark(Keys& keys) {
+    std::fill(keys.begin() + count, keys.end(), kNoKey);
+    for (unsigned i = kLine; i < keys.size(); i += kLine) marks[i / kLine - 1] = keys[i];
+  }
 };
 
 struct alignas(64) MappingTree::Inner : Node {
-  static constexpr unsigned kFanout = 60;
-  Inner() : Node(false) {}
+  static constexpr unsigned kFanout = 56;
+  static_assert(kFanout % kLine == 0 && kFanout <= kLine * kLine);
+  Inner() : Node(false) { mark(); }
 
-  [[nodiscard]] unsigned slot(std::uint64_t iova) const {
-    return slot_of(keys.data(), count, iova);
+  [[nodiscard]] unsigned slot(std::uint64_t iova) const { return slot_in(keys, iova); }
+  void mark() { Node::mark(keys); }
+  void truncate(unsigned number) {
+    count = number;
+    mark();
   }
   void insert_at(unsigned at, std::uint64_t key, Node* child) {
     open_gap(keys, at, count);
     open_gap(children, at, count);
     keys[at] = key;
     children[at] = child;
-    ++count;
+    truncate(count + 1);
   }
   void erase_at(unsigned at) {
     close_gap(keys, at, count);
     close_gap(children, at, count);
-    --count;
+    truncate(count - 1);
   }
   // Appends entries [from, from + number) of `other`.
   void append(const Inner& other, unsigned from, unsigned number) {
     std::copy_n(other.keys.begin() + from, number, keys.begin() + count);
     std::copy_n(other.children.begin() + from, number, children.begin() + count);
-    count += number;
+    truncate(count + number);
   }
 
   std::array<std::uint64_t, kFanout> keys;
@@ -71,11 +96,15 @@ struct alignas(64) MappingTree::Inner : Node {
 };
 
 struct alignas(64) MappingTree::Leaf : Node {
-  static constexpr unsigned kFanout = 34;
-  Leaf() : Node(true) {}
+  static constexpr unsigned kFanout = 32;
+  static_assert(kFanout % kLine == 0 && kFanout <= kLine * kLine);
+  Leaf() : Node(true) { mark(); }
 
-  [[nodiscard]] unsigned slot(std::uint64_t iova) const {
-    return slot_of(keys.data(), count, iova);
+  [[nodiscard]] unsigned slot(std::uint64_t iova) const { return slot_in(keys, iova); }
+  void mark() { Node::mark(keys); }
+  void truncate(unsigned number) {
+    count = number;
+    mark();
   }
   void insert_at(unsigned at, std::uint64_t key, Mapping* mapping) {
     open_gap(keys, at, count);
@@ -86,14 +115,14 @@ struct alignas(64) MappingTree::Leaf : Node {
     pages[at] = static_cast<std::uint32_t>(std::min<std::uint64_t>(mapping->pages(), kManyPages));
     hosts[at] = 0;
     mappings[at] = mapping;
-    ++count;
+    truncate(count + 1);
   }
   void erase_at(unsigned at) {
     close_gap(keys, at, count);
     close_gap(pages, at, count);
     close_gap(hosts, at, count);
     close_gap(mappings, at, count);
-    --count;
+    truncate(count - 1);
   }
   void append(const Leaf& other, unsigned from, unsigned number) {
     std::copy_n(other.keys.begin() + from, number, keys.begin() + count);
@@ -101,13 +130,17 @@ struct alignas(64) MappingTree::Leaf : Node {
     std::copy_n(other.mappings.begin() + from, number, mappings.begin() + count);
     for (unsigned i = 0; i < number; ++i)
       hosts[count + i] = other.host(from + i).load(std::memory_order_relaxed);
-    count += number;
+    truncate(count + number);
   }
   // Readers write it, too: see remember().
   [[nodiscard]] std::atomic_ref<std::uint64_t> host(unsigned at) const {
     return std::atomic_ref(hosts[at]);
   }
 
+  // The bits of `hosts` between a page's address and its Prot repeat the number of pages, if it is
+  // small: one cache line less to look at. All ones: look at `pages`.
+  static constexpr unsigned kPagesShift = 2;
+  static constexpr std::uint64_t kFewPages = (memory::kPageSize - 1) >> kPagesShift << kPagesShift;
   static constexpr std::uint64_t kManyPages = UINT32_MAX;  // this many or more: ask the mapping
   std::array<std::uint64_t, kFanout> keys;
   std::array<std::uint32_t, kFanout> pages;
@@ -136,9 +169,16 @@ MappingTree::Remembered MappingTree::remembered(std::uint64_t iova) const {
   const Leaf& leaf = *leaf_of(root, iova);
   const unsigned at = leaf.slot(iova);
   const std::uint64_t first = leaf.keys[at];
-  const std::uint64_t last = first + (leaf.pages[at] * memory::kPageSize - 1);
-  if (iova < first || iova > last || leaf.pages[at] == Leaf::kManyPages) return {};
-  return {.first = first, .last = last, .host = leaf.host(at).load(std::memory_order_acquire)};
+  const std::uint64_t word = leaf.host(at).load(std::memory_order_acquire);
+  std::uint64_t pages = (word & Leaf::kFewPages) >> Leaf::kPagesShift;
+  if (word == 0) return {};
+  if (pages == Leaf::kFewPages >> Leaf::kPagesShift) [[unlikely]] {
+    pages = leaf.pages[at];
+    if (pages == Leaf::kManyPages) return {};
+  }
+  const std::uint64_t last = first + (pages * memory::kPageSize - 1);
+  if (iova < first || iova > last) return {};
+  return {.first = first, .last = last, .host = word & ~Leaf::kFewPages};
 }
 
 // Idempotent, so readers need not agree who does it, nor whether the node is replaced meanwhile.
@@ -148,7 +188,9 @@ void MappingTree::remember(const Mapping& mapping, std::uint64_t host) const {
   const Leaf& leaf = *leaf_of(root, mapping.first);
   const unsigned at = leaf.slot(mapping.first);
   // The mapping may have gone from the tree since it was found, and another one stand in its place.
-  if (leaf.mappings[at] == &mapping) leaf.host(at).store(host, std::memory_order_release);
+  if (leaf.mappings[at] != &mapping || (host & Leaf::kFewPages) != 0) return;
+  const std::uint64_t pages = std::min(mapping.pages() << Leaf::kPagesShift, Leaf::kFewPages);
+  leaf.host(at).store(host | pages, std::memory_order_release);
 }
 
 Mapping* MappingTree::at_or_after_in(const Node* node, std::uint64_t iova) {
@@ -251,7 +293,7 @@ MappingTree::Node* MappingTree::insert_or_split(T& node, unsigned at, std::uint6
   const unsigned left = at == T::kFanout ? T::kFanout : T::kFanout / 2;
   T* sibling = make_node<T>();
   sibling->append(node, left, T::kFanout - left);
-  node.count = left;
+  node.truncate(left);
   if (at > left || left == T::kFanout) {
     sibling->insert_at(at - left, key, entry...);
   } else {
@@ -273,6 +315,7 @@ MappingTree::Node* MappingTree::insert_in(Node*& node, Mapping& mapping) {
   const unsigned at = inner.slot(mapping.first);
   Node* right_half = insert_in(inner.children[at], mapping);
   inner.keys[at] = std::min(inner.keys[at], mapping.first);
+  inner.mark();
   if (right_half == nullptr) return nullptr;
   const std::uint64_t key = right_half->is_leaf ? static_cast<Leaf*>(right_half)->keys[0]
                                                 : static_cast<Inner*>(right_half)->keys[0];
@@ -322,8 +365,8 @@ void MappingTree::merge_children(Inner& parent, unsigned at) {
 
 template <typename T>
 bool MappingTree::merge(Inner& parent, unsigned left) {
-  if (parent.children[left]->count + parent.children[left + 1]->count > T::kFanout / 2)
-    return false;
+  const unsigned both = parent.children[left]->count + parent.children[left + 1]->count;
+  if (both > T::kFanout / 2) return false;
   T* into = own(static_cast<T*>(parent.children[left]));
   parent.children[left] = into;
   auto* from = static_cast<T*>(parent.children[left + 1]);

@@ -44,6 +44,32 @@ TEST(MappingTree, HoldsTheLastPageOfTheAddressSpace) {
   EXPECT_EQ(tree.writer_at_or_after(~std::uint64_t{0}), last.get());
 }
 
+TEST(MappingTree, RemembersTranslationsOfAnySize) {
+  MappingTree tree;
+  std::vector<std::unique_ptr<Mapping>> mappings;
+  std::uint64_t iova = 0x1000;
+  for (const std::uint64_t pages : {1u, 2u, 1022u, 1023u, 1024u, 100'000u, UINT32_MAX - 1}) {
+    mappings.push_back(make(iova, pages * 0x1000));
+    tree.insert(*mappings.back());
+    iova += (pages + 1) * 0x1000;
+  }
+  tree.publish();
+  const rcu::ReadGuard guard;
+  for (const auto& mapping : mappings) {
+    EXPECT_EQ(tree.remembered(mapping->first).host, 0u);  // nothing so far
+    const std::uint64_t host = 0x7f0000000000 | static_cast<std::uint64_t>(vfio::Prot::read);
+    tree.remember(*mapping, host);
+    for (const std::uint64_t at : {mapping->first, mapping->first + 5, mapping->last}) {
+      const auto known = tree.remembered(at);
+      EXPECT_EQ(known.host, host);
+      EXPECT_EQ(known.first, mapping->first);
+      EXPECT_EQ(known.last, mapping->last);
+    }
+    EXPECT_EQ(tree.remembered(mapping->last + 1).host, 0u);
+    EXPECT_EQ(tree.remembered(mapping->first - 1).host, 0u);
+  }
+}
+
 // Against std::map, with publish and reclaim at random moments.
 TEST(MappingTree, BehavesAsAnOrderedMap) {
   std::mt19937_64 random(1);

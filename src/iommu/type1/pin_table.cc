@@ -4,16 +4,40 @@
 
 namespace uvfio::iommu::type1 {
 
+// A device that pins a page, uses it, and unpins it empties a chunk each time. So each thread keeps
+// the last one, whosever it was: an empty chunk is as good as a new one.
+PinTable::Chunks::node_type& PinTable::spare() {
+  static thread_local Chunks::node_type chunk;
+  return chunk;
+}
+
+PinTable::Chunks::iterator PinTable::add(Chunks::iterator next, std::uint64_t index) {
+  Chunks::node_type& kept = spare();
+  if (!kept) return chunks_.emplace_hint(next, index, std::make_unique<Chunk>());
+  kept.key() = index;
+  return chunks_.insert(next, std::move(kept));
+}
+
+PinTable::Chunks::iterator PinTable::drop(Chunks::iterator empty) {
+  const auto next = std::next(empty);
+  spare() = chunks_.extract(empty);
+  return next;
+}
+
 std::uint64_t PinTable::pin(std::uint64_t first, std::uint64_t count) {
   // All chunks before the first count: then nothing can fail any more.
   const std::uint64_t last = (first + count - 1) / kChunkPages;
   auto at = chunks_.lower_bound(first / kChunkPages);
-  const auto missing = [&](std::uint64_t index) { return at == chunks_.end() || at->first != index; };
+  auto begin = at;
+  const auto missing = [&](std::uint64_t index) {
+    return at == chunks_.end() || at->first != index;
+  };
   for (std::uint64_t index = first / kChunkPages; index <= last; ++index, ++at) {
-    if (missing(index)) at = chunks_.emplace_hint(at, index, std::make_unique<Chunk>());
+    if (missing(index)) at = add(at, index);
+    if (index == first / kChunkPages) begin = at;
   }
   std::uint64_t fresh = 0;
-  for (at = chunks_.find(first / kChunkPages); count != 0; ++at) {
+  for (at = begin; count != 0; ++at) {
     Chunk& chunk = *at->second;
     const std::uint64_t offset = first % kChunkPages;
     const std::uint64_t run = std::min(count, kChunkPages - offset);
@@ -48,7 +72,7 @@ std::uint64_t PinTable::unpin(std::uint64_t first, std::uint64_t count) {
     }
     chunk.pinned -= chunk_released;
     released += chunk_released;
-    at = chunk.pinned == 0 ? chunks_.erase(at) : std::next(at);
+    at = chunk.pinned == 0 ? drop(at) : std::next(at);
   }
   pinned_ -= released;
   return released;

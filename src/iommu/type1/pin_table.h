@@ -39,7 +39,12 @@ class PinTable {
     std::uint32_t pinned = 0;  // entries that are not 0
   };
 
-  std::map<std::uint64_t, std::unique_ptr<Chunk>> chunks_;  // by page / kChunkPages
+  using Chunks = std::map<std::uint64_t, std::unique_ptr<Chunk>>;  // by page / kChunkPages
+  static Chunks::node_type& spare();
+  Chunks::iterator add(Chunks::iterator next, std::uint64_t index);
+  Chunks::iterator drop(Chunks::iterator empty);
+
+  Chunks chunks_;
   std::uint64_t pinned_ = 0;
 };
 

@@ -33,6 +33,18 @@ TEST(PinTable, AnEmptyChunkMayHaveNoChunkBeforeIt) {
   EXPECT_EQ(table.pinned(), 2u) << "100 and 101 were pinned twice";
 }
 
+TEST(PinTable, ChunksThatAreUsedAgainAreEmpty) {
+  PinTable one;
+  PinTable other;
+  for (std::uint64_t round = 0; round < 10; ++round) {
+    EXPECT_EQ(one.pin(round * 512, 512), 512u);
+    EXPECT_EQ(one.unpin(round * 512, 512), 512u);
+    EXPECT_EQ(other.pin(round * 1000, 700), 700u);
+    EXPECT_EQ(one.pinned(), 0u);
+  }
+  EXPECT_EQ(other.pinned(), 7000u);
+}
+
 TEST(PinTable, ListsRuns) {
   PinTable table;
   table.pin(510, 4);
