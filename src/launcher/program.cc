@@ -35,12 +35,16 @@ sigset_t awaited_signals() {
   return set;
 }
 
-// How this process treats signals: saved before fork() changes it, for the program to start with.
+// How this process treats signals: saved before own_signals() changes it, for the program to start with.
 struct SignalState {
   sigset_t mask{};
   struct sigaction child {};
 
-  // Ours from now on: SIGCHLD must not be ignored, or children could not be waited for.
+  // Ours from the first call on: SIGCHLD must not be ignored, or children could not be waited for.
+  static const SignalState& taken() {
+    static const SignalState before = exchange();
+    return before;
+  }
   static SignalState exchange() {
     SignalState before;
     const struct sigaction defaults {};
@@ -207,6 +211,8 @@ std::optional<int> reap(pid_t program) {
 
 }  // namespace
 
+void Program::own_signals() { SignalState::taken(); }
+
 Outcome<Program> Program::fork(const Command& command) {
   std::array<int, 2> ends{};
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
@@ -216,7 +222,7 @@ Outcome<Program> Program::fork(const Command& command) {
   Fd child_end(ends[1]);
   // What the program leaves running becomes our child, not that of the machine's init.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
-  const SignalState signals = SignalState::exchange();
+  const SignalState& signals = SignalState::taken();
   std::fflush(nullptr);
   const pid_t parent = getpid();
   const pid_t pid = ::fork();

@@ -29,6 +29,8 @@ class Program {
     std::vector<std::pair<std::string, std::string>> environment;  // added to ours
   };
 
+  // Blocks the signals that wait() waits for. Before any thread is made: one that does not block them swallows them.
+  static void own_signals();
   // Makes the process, which waits for go(). Only while this process has a single thread: then the
   // child may do what it likes before it executes the program.
   [[nodiscard]] static Outcome<Program> fork(const Command& command);

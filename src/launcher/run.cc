@@ -119,7 +119,10 @@ std::string state_of(Host& host) {
 }
 
 Outcome<int> try_run(const RunOptions& options) {
-  // What does not need the program's process comes first, so that mistakes are told at once.
+  // First what a process can only do as long as it has one thread: models may start theirs.
+  Program::own_signals();
+  if (auto entered = enter_mount_namespace(); !entered) return std::unexpected(entered.error());
+  // What does not need the program's process comes before it, so that mistakes are told at once.
   Host host(first_free_group());
   if (auto set = set_type1_parameters(host, options.type1); !set)
     return std::unexpected(set.error());
@@ -141,7 +144,6 @@ Outcome<int> try_run(const RunOptions& options) {
     roots.insert(path.substr(0, path.rfind('/')));
   }
 
-  if (auto entered = enter_mount_namespace(); !entered) return std::unexpected(entered.error());
   auto program = Program::fork(command);
   if (!program) return std::unexpected(program.error());
 
