@@ -28,7 +28,8 @@ class Setup {
   static constexpr std::size_t kMemory = std::size_t{256} << 20;
 
   explicit Setup(std::uint32_t entries = 4'000'000) {
-    auto parameters = iommu::type1::Parameters{.dma_entry_limit = entries};
+    auto parameters = std::make_shared<iommu::type1::Parameters>();
+    parameters->dma_entry_limit = entries;
     vfio_.register_iommu_driver(std::make_unique<iommu::type1::Type1Driver>(parameters));
     device_ =
         vfio_.register_emulated("bench", "bench", std::make_unique<testing::FakeDevice>(record_));

@@ -6,12 +6,15 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "launcher/models.h"
+#include "launcher/pci_models.h"
 #include "launcher/program.h"
 #include "launcher/run.h"
+#include "tools/inspect_command.h"
 
 namespace {
 
@@ -21,13 +24,16 @@ constexpr const char* kFooter =
     "`uvfio run --help` shows how to run a program; the manual page is uvfio(1).";
 
 constexpr const char* kRunFooter =
-    R"(The program sees /dev and /sys as on the machine, with its own /dev/vfio, IOMMU groups and mediated
-devices in them. They go when it ends, and so does what it has left running. Its environment says
+    R"(The program sees /dev and /sys as on the machine, with its own /dev/vfio, IOMMU groups, mediated devices
+and PCI functions in them. They go when it ends, and so does what it has left running. Its environment says
 where its devices are:
   UVFIO_MDEV        UUID of the first mediated device
-  UVFIO_MDEV_<n>    UUID of device n, counted from 0: those of topology files first
+  UVFIO_PCI         address of the first PCI function
+  UVFIO_MDEV_<n>, UVFIO_PCI_<n>
+                    UUID or address of device n, counted from 0: first mediated devices, then
+                    functions, those of topology files before the others
   UVFIO_GROUP_<n>   name of its group's node: /dev/vfio/<name>
-  UVFIO_SYSFS_<n>   its directory, /sys/bus/mdev/devices/<uuid>
+  UVFIO_SYSFS_<n>   its directory, /sys/bus/mdev/devices/<uuid> or /sys/bus/pci/devices/<address>
 
 Exit status: the program's; 128+N if signal N ended it; 126 or 127 if it cannot be executed or found;
 125 if uvfio itself fails.
@@ -80,6 +86,11 @@ int list_types() {
     fmt::print("{:<12} {:<14} {:>9}  {}\n", offered.id(), offered.parent->driver().device_api(),
                offered.parent->available_instances(*offered.type), offered.type->pretty_name);
   }
+  fmt::print("\n{:<12} {:<26}  {}\n", "PCI MODEL", "KEY", "");
+  for (const auto& model : launcher::pci_models()) {
+    fmt::print("{:<12} {:<26}  {}\n", model.name, "", model.help);
+    for (const auto& key : model.keys) fmt::print("{:<12} {:<26}  {}\n", "", key.name, key.help);
+  }
   return 0;
 }
 
@@ -97,23 +108,42 @@ int main(int argc, char** argv) {
 
   auto* run = app.add_subcommand("run", "Run a program with a private set of VFIO devices");
   std::vector<std::string> mdevs;
+  std::vector<std::string> functions;
   std::vector<std::string> topologies;
+  std::vector<std::string> type1_settings;
   bool no_passthrough = false;
   launcher::RunOptions options;
   run->add_option("--mdev", mdevs,
                   "Create a mediated device (repeatable); `uvfio types` lists the types")
       ->type_name("TYPE[:UUID]")
       ->allow_extra_args(false);
+  run->add_option("--pci", functions,
+                  "Plug in a PCI function and bind it to vfio-pci (repeatable); `uvfio types` lists "
+                  "the models and their keys")
+      ->type_name("MODEL[,KEY=VALUE...][@ADDRESS]")
+      ->allow_extra_args(false);
   run->add_option("--topology", topologies,
                   "Create the devices that a TOML file describes (repeatable)")
       ->type_name("FILE")
+      ->allow_extra_args(false);
+  run->add_option("--type1", type1_settings,
+                  "Set a parameter of the type1 IOMMU backend (repeatable), such as dma_entry_limit=1000")
+      ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
   run->add_flag("--no-passthrough", no_passthrough, "Offer no mmap of device regions");
   run->add_flag("-v,--verbose", verbosity, "Say more on standard error (twice: much more)");
   run->add_option("PROGRAM", options.command)->required();
   run->footer(kRunFooter);
 
-  auto* types = app.add_subcommand("types", "List the types of mediated devices");
+  auto* types = app.add_subcommand("types", "List the types of mediated devices and the models of PCI functions");
+
+  std::optional<int> pid;
+  bool json = false;
+  auto* inspect = app.add_subcommand("inspect", "Show the inside of a running server");
+  inspect->add_option("PID", pid, "A process of the server, if there is more than one server");
+  inspect->add_flag("--json", json, "As JSON");
+  auto* faults = app.add_subcommand("faults", "Show what devices did wrong behind their IOMMU");
+  faults->add_option("PID", pid, "A process of the server, if there is more than one server");
 
   try {
     app.parse(argc, argv);
@@ -127,17 +157,30 @@ int main(int argc, char** argv) {
   }
   set_up_logging(verbosity);
   if (types->parsed()) return list_types();
+  using tools::InspectFormat;
+  if (inspect->parsed())
+    return tools::inspect_command(pid, json ? InspectFormat::json : InspectFormat::text);
+  if (faults->parsed()) return tools::inspect_command(pid, InspectFormat::faults);
 
   for (const auto& path : topologies) {
     auto topology = launcher::read_topology(path);
     if (!topology) return fail_with(topology.error());
-    options.topology.mdevs.insert(options.topology.mdevs.end(), topology->mdevs.begin(),
-                                  topology->mdevs.end());
+    options.topology.append(std::move(*topology));
   }
   for (const auto& text : mdevs) {
     auto request = launcher::parse_mdev(text);
     if (!request) return fail_with(request.error());
     options.topology.mdevs.push_back(std::move(*request));
+  }
+  for (const auto& text : type1_settings) {
+    auto setting = launcher::parse_type1_setting(text);
+    if (!setting) return fail_with(setting.error());
+    options.type1.push_back(std::move(*setting));
+  }
+  for (const auto& text : functions) {
+    auto request = launcher::parse_pci(text);
+    if (!request) return fail_with(request.error());
+    options.topology.functions.push_back(std::move(*request));
   }
   options.passthrough = !no_passthrough;
   return launcher::run(options);

@@ -23,6 +23,7 @@
 namespace uvfio::vfio {
 
 class Device;
+class GroupFile;
 
 // VFIO_DEVICE_GET_INFO, without what the door fills in (argsz, capability offsets).
 struct DeviceInfo {
@@ -78,6 +79,14 @@ struct IrqSet {
   [[nodiscard]] std::uint32_t action() const { return flags & VFIO_IRQ_SET_ACTION_TYPE_MASK; }
   // The eventfd of entry `i` (fds[i] >= 0). EBADF, EINVAL: as eventfd_ctx_fdget.
   [[nodiscard]] Result<EventFd> eventfd(std::size_t i) const;
+  // Is the payload complete? The doors check this; another caller of a model may not.
+  [[nodiscard]] bool complete() const;
+  // Without eventfds: is interrupt `start + i` meant?
+  [[nodiscard]] bool selects(std::size_t i) const {
+    return data() == VFIO_IRQ_SET_DATA_NONE || bools[i] != 0;
+  }
+  // No interrupt at all: how a client turns an index off.
+  [[nodiscard]] bool turns_off() const { return count == 0 && data() == VFIO_IRQ_SET_DATA_NONE; }
 };
 
 // Optional part of a device that pins client memory (vfio_device_ops.dma_unmap). Without it
@@ -157,11 +166,51 @@ class DmaLogging {
                                       std::uint64_t page_size, const Dirty& dirty) = 0;
 };
 
+// Optional part: what only PCI devices have (vfio_pci_core).
+class PciDevice {
+ public:
+  // A function that a reset of the slot or bus affects.
+  struct Dependent {
+    std::optional<unsigned> group;  // its IOMMU group
+    std::uint16_t segment = 0;
+    std::uint8_t bus = 0;
+    std::uint8_t devfn = 0;
+  };
+  // VFIO_DEVICE_IOEVENTFD: when `fd` of the client is signalled, write `data`.
+  struct IoEventFd {
+    std::uint64_t position = 0;  // in the device file
+    std::uint64_t data = 0;
+    unsigned width = 0;  // bytes: 1, 2, 4 or 8
+    int fd = -1;         // -1: no longer
+    FdSource* fd_source = nullptr;
+  };
+
+  virtual ~PciDevice() = default;
+  // Whom a hot reset affects, this device among them. ENODEV: there is no such reset.
+  [[nodiscard]] virtual Result<std::vector<Dependent>> hot_reset_set() = 0;
+  // VFIO_DEVICE_PCI_HOT_RESET. EINVAL: some function of the set is not bound to vfio-pci, or in none of `groups`.
+  [[nodiscard]] virtual Status hot_reset(std::span<const std::shared_ptr<GroupFile>> groups) = 0;
+  // EINVAL, EEXIST, ENODEV, ENOSPC: spec 9.11. EBADF, EINVAL: the descriptor.
+  [[nodiscard]] virtual Status set_ioeventfd(const IoEventFd& request) = 0;
+  // VFIO_DEVICE_FEATURE_LOW_POWER_*: until the client's next request with `wake_up`, which that request signals;
+  // else until told otherwise. EINVAL: entered already.
+  [[nodiscard]] virtual Status enter_low_power(std::optional<EventFd> wake_up) = 0;
+  virtual void exit_low_power() = 0;
+  // A request of the client wakes the device. Called before each ioctl.
+  virtual void resume() = 0;
+};
+
 // A device model. Calls may come from several threads at once; open_device and close_device never
 // overlap with anything else.
 class DeviceOps {
  public:
   virtual ~DeviceOps() = default;
+
+  // Does `text`, which a client passed to VFIO_GROUP_GET_DEVICE_FD, mean this device, whose name is `name`? An
+  // error ends the search.
+  [[nodiscard]] virtual Result<bool> match(std::string_view name, std::string_view text) {
+    return name == text;
+  }
 
   // First open and last close of the device. `device` is valid until close_device returns; it is
   // the model's way to the client's memory (pin_pages, dma_rw, dma()).
@@ -201,6 +250,7 @@ class DeviceOps {
   [[nodiscard]] virtual DmaClient* dma_client() { return nullptr; }
   [[nodiscard]] virtual Migration* migration() { return nullptr; }
   [[nodiscard]] virtual DmaLogging* dma_logging() { return nullptr; }
+  [[nodiscard]] virtual PciDevice* pci() { return nullptr; }
 };
 
 }  // namespace uvfio::vfio

@@ -13,6 +13,7 @@
 #include "uvfio/memory.h"
 
 namespace uvfio::iommu {
+class DmaPath;
 class Iommu;
 class Users;
 struct PinBuilder;
@@ -92,8 +93,8 @@ struct Translation {
   Prot prot = Prot::none;     // what it may be cached for
 };
 
-// A device's DMA engine: reads, writes and translates IOVAs through a one-entry IOTLB, without
-// taking a lock. Each object belongs to one thread at a time; a device with several queues makes
+// A device's DMA engine: reads, writes and translates IOVAs without taking a lock. It remembers its last
+// translation; behind an IOMMU unit it has a larger IOTLB as well. Each object belongs to one thread at a time; a device with several queues makes
 // one for each (Device::dma). Valid until close_device returns.
 class Dma {
  public:
@@ -104,7 +105,7 @@ class Dma {
 
   // Copies, across mappings if need be. EACCES: the device's DMA is switched off (Device::dma).
   // EINVAL: no mapping. EPERM: the mapping does not allow it
-  // (both directions need READ, as vfio_dma_rw). EFAULT: the client's memory is not there.
+  // (of a mediated device both directions need READ, as vfio_dma_rw). EFAULT: the client's memory is not there.
   [[nodiscard]] Status read(std::uint64_t iova, std::span<std::byte> data);
   [[nodiscard]] Status write(std::uint64_t iova, std::span<const std::byte> data);
 
@@ -122,7 +123,8 @@ class Dma {
     explicit Window(std::byte* data) : data_(data) {}
     std::byte* data_;
   };
-  // [iova, iova + size) within one mapping. Errors as read, and EOPNOTSUPP: private memory.
+  // [iova, iova + size) within one mapping. Errors as read, and EOPNOTSUPP: private memory, or several
+  // pieces of it, where read and write work.
   [[nodiscard]] Result<Window> translate(std::uint64_t iova, std::uint64_t size, Prot prot);
 
   // As Window, for transfers that end in another thread, such as asynchronous I/O: any thread may drop
@@ -150,7 +152,7 @@ class Dma {
 
  private:
   friend class Device;
-  Dma(std::shared_ptr<iommu::Iommu> iommu, const std::atomic<bool>* enabled);
+  Dma(std::shared_ptr<iommu::DmaPath> path, const std::atomic<bool>* enabled);
 
   Result<std::byte*> lookup(std::uint64_t iova, std::uint64_t size, Prot prot);
   bool is_cached(std::uint64_t iova, std::uint64_t size, Prot prot) const;
@@ -160,7 +162,8 @@ class Dma {
     return enabled_ == nullptr || enabled_->load(std::memory_order_acquire);
   }
 
-  std::shared_ptr<iommu::Iommu> iommu_;
+  std::shared_ptr<iommu::DmaPath> path_;
+  Prot prot_of_write_ = Prot::read_write;
   const std::atomic<bool>* enabled_ = nullptr;
   const std::atomic<std::uint64_t>* generation_ = nullptr;
   std::uint64_t cached_generation_ = 0;

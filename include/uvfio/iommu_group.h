@@ -32,7 +32,7 @@ class IommuGroup {
   [[nodiscard]] Status bind_host_driver();
   void unbind_host_driver();
 
-  // iommu_group_claim_dma_owner. EBUSY: a host driver is bound (not viable), or owned already.
+  // iommu_group_claim_dma_owner. EPERM: a host driver is bound (not viable), or owned already.
   [[nodiscard]] Status claim_dma_owner();
   void release_dma_owner();
   [[nodiscard]] bool dma_owner_claimable() const;

@@ -5,8 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <span>
+#include <string>
 
 #include "uvfio/error.h"
 #include "uvfio/fd.h"
@@ -29,16 +32,36 @@ struct View {
   std::shared_ptr<const void> owner;
 };
 
-// How much of an address space is locked for devices (mm->locked_vm). Thread-safe.
+// How much of an address space is locked for devices (mm->locked_vm), and for whom. Thread-safe.
 class LockedMemory {
  public:
+  using Holder = unsigned;  // the number of a container
+
   [[nodiscard]] std::uint64_t pages() const { return pages_.load(std::memory_order_relaxed); }
   // Adds `pages` unless the sum would exceed `limit` pages: then ENOMEM and nothing is added.
-  [[nodiscard]] Status charge(std::uint64_t pages, std::uint64_t limit);
-  void uncharge(std::uint64_t pages) { pages_.fetch_sub(pages, std::memory_order_relaxed); }
+  [[nodiscard]] Status charge(std::uint64_t pages, std::uint64_t limit, Holder holder = 0);
+  void uncharge(std::uint64_t pages, Holder holder = 0);
+
+  // The same for `pages` pages from page number `first`, of which those that somebody has charged this way
+  // before are not counted again. ENOMEM also when there is no room to remember it.
+  [[nodiscard]] Status charge_range(std::uint64_t first, std::uint64_t pages, std::uint64_t limit,
+                                    Holder holder = 0);
+  // What was charged with charge_range; a page counts until its last holder lets go.
+  void uncharge_range(std::uint64_t first, std::uint64_t pages, Holder holder = 0);
+
+  // Who has asked for how many pages: with charge_range their sum may be more than pages().
+  [[nodiscard]] std::map<Holder, std::uint64_t> holders() const;
 
  private:
-  std::atomic<std::uint64_t> pages_{0};
+  // The pages from the key on, up to the next key, have `count` holders.
+  using Counts = std::map<std::uint64_t, std::uint32_t>;
+  Counts::iterator split(std::uint64_t page);
+  void join(std::uint64_t first, std::uint64_t last);
+
+  mutable std::mutex mutex_;
+  std::atomic<std::uint64_t> pages_{0};  // changed with the lock held
+  std::map<Holder, std::uint64_t> holders_;
+  Counts counts_;
 };
 
 // One address space. It may outlive the process that it belonged to: then every access fails with
@@ -49,6 +72,8 @@ class AddressSpace {
   virtual ~AddressSpace() = default;
 
   [[nodiscard]] virtual bool alive() const = 0;
+  // For people: "process 1234".
+  [[nodiscard]] virtual std::string name() const = 0;
 
   // Copies from and to the client. EFAULT: some byte is not accessible (what comes before it may
   // have been copied). ESRCH: the address space is gone.

@@ -28,6 +28,9 @@ struct Bar {
   // Parts that clients may map: whole pages, ascending, disjoint, no MSI-X table in them. They are
   // plain memory (Port::bar_memory): accesses to them, mapped or not, never reach the model.
   std::vector<Range> mappable;
+  // Accesses to mappable parts that are not made through a mapping do reach the model, which keeps
+  // bar_memory to what they mean: for registers that are mappable and watched.
+  bool trap_unmapped = false;
 };
 
 // The MSI-X capability: table and pending bits in a memory BAR of the model's choice. The library answers
@@ -61,12 +64,17 @@ struct Description {
   bool vga = false;            // decodes the legacy VGA ranges; has VFIO's VGA region
   bool intx = false;           // has interrupt pin A
   unsigned msi_vectors = 0;    // 0: no MSI capability; 1, 2, 4, 8, 16 or 32
+  bool msi_maskable = true;    // MSI with a mask bit for each vector
   std::optional<MsiX> msix;
   bool power_management = true;  // PM capability; D3hot -> D0 resets
   bool pcie = true;              // PCI Express endpoint, 4 KiB of configuration space
   bool flr = true;               // function level reset (needs pcie)
   std::vector<ExtraCapability> capabilities;
 };
+
+// In place of a BAR's number, where Description::vga: the legacy VGA ranges; the offset is the legacy
+// address (memory 0xa0000 to 0xbffff, I/O ports 0x3b0 to 0x3bb and 0x3c0 to 0x3df).
+inline constexpr unsigned kVgaRanges = 8;
 
 enum class InterruptMode : std::uint8_t { none, intx, msi, msix };
 
@@ -97,11 +105,12 @@ class Model {
   virtual ~Model() = default;
 
   [[nodiscard]] virtual const Description& description() const = 0;
-  // Called once, before anything else.
+  // Called once, before anything else. Threads come later, with the first access or bus_master_changed(true).
   virtual void connect(Port& port) = 0;
 
-  // A naturally aligned access of 1, 2, 4 or 8 bytes inside the BAR, in a part that is neither mappable nor
-  // MSI-X table or pending bits; values are little-endian numbers. Only while decoding is enabled.
+  // A naturally aligned access of 1, 2, 4 or 8 bytes inside the BAR, in a part that is neither mappable
+  // (but for trap_unmapped) nor MSI-X table or pending bits; values are little-endian numbers. Only while
+  // decoding is enabled, and never beside reset().
   [[nodiscard]] virtual std::uint64_t read_bar(unsigned bar, std::uint64_t offset,
                                                unsigned width) = 0;
   virtual void write_bar(unsigned bar, std::uint64_t offset, unsigned width,
@@ -114,6 +123,8 @@ class Model {
 
   // The driver has turned bus mastering on or off (command register).
   virtual void bus_master_changed(bool enabled) { static_cast<void>(enabled); }
+  // Port::interrupt_mode() has changed.
+  virtual void interrupt_mode_changed() {}
 };
 
 }  // namespace uvfio::pci

@@ -37,14 +37,19 @@ class Vfio;
 // dropping the last reference releases all mappings. Thread-safe.
 class Container {
  public:
-  explicit Container(Vfio& vfio) : vfio_(vfio) {}
+  Container(Vfio& vfio, unsigned number) : vfio_(vfio), number_(number) {}
   ~Container();
   Container(const Container&) = delete;
+
+  // What logs and `uvfio inspect` call it; never used twice.
+  [[nodiscard]] unsigned number() const { return number_; }
 
   // VFIO_CHECK_EXTENSION: 0, or what the IOMMU driver says.
   [[nodiscard]] int check_extension(std::uint64_t extension);
   // VFIO_SET_IOMMU.
   [[nodiscard]] Status set_iommu(std::uint64_t type);
+  // The groups in it, in order of attachment.
+  [[nodiscard]] std::vector<unsigned> group_ids() const;
   // The IOMMU, or nullptr as long as none is set.
   [[nodiscard]] std::shared_ptr<iommu::Iommu> iommu() const;
 
@@ -55,6 +60,7 @@ class Container {
   void detach_group(Group& group);
 
   Vfio& vfio_;
+  const unsigned number_;
   mutable std::shared_mutex group_lock_;
   std::vector<Group*> groups_;  // in order of attachment
   std::shared_ptr<iommu::Iommu> iommu_;
@@ -132,6 +138,8 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] unsigned index() const { return index_; }
   [[nodiscard]] Group& group() const { return *group_; }
   [[nodiscard]] DeviceOps& ops() const { return *ops_; }
+  // Is it open now?
+  [[nodiscard]] bool is_open() const;
   // Path below /sys of the device that this belongs to.
   [[nodiscard]] const std::string& sysfs_path() const { return sysfs_path_; }
 
@@ -220,9 +228,8 @@ class Vfio {
     return iommu_drivers_;
   }
 
-  [[nodiscard]] std::shared_ptr<Container> open_container() {
-    return std::make_shared<Container>(*this);
-  }
+  [[nodiscard]] std::shared_ptr<Container> open_container();
+  [[nodiscard]] std::vector<std::shared_ptr<Container>> containers() const;
   [[nodiscard]] std::shared_ptr<Group> find_group(unsigned id) const;
   [[nodiscard]] std::vector<std::shared_ptr<Group>> groups() const;
 
@@ -252,6 +259,8 @@ class Vfio {
   std::set<unsigned> group_ids_;       // in use
   std::set<unsigned> device_indexes_;  // in use
   std::map<unsigned, std::shared_ptr<Group>> groups_;
+  unsigned last_container_ = 0;
+  std::map<unsigned, std::weak_ptr<Container>> containers_;
 };
 
 }  // namespace uvfio::vfio

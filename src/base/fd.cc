@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <array>
@@ -54,6 +55,12 @@ void EventFd::signal() const {
   }
   const std::uint64_t one = 1;
   static_cast<void>(!write(fd_.get(), &one, sizeof one));
+}
+
+bool EventFd::consume() const {
+  std::uint64_t count = 0;
+  const iovec target{.iov_base = &count, .iov_len = sizeof count};
+  return preadv2(fd_.get(), &target, 1, -1, RWF_NOWAIT) == sizeof count;
 }
 
 }  // namespace uvfio

@@ -104,5 +104,14 @@ TEST(EventFd, SignalsAfterAFork) {
   EXPECT_EQ(count, 2u);
 }
 
+TEST(EventFd, ConsumesWithoutBlocking) {
+  const EventFd event = *EventFd::from(Fd(eventfd(0, EFD_CLOEXEC)));  // blocking, as a client may choose
+  EXPECT_FALSE(event.consume());
+  event.signal();
+  event.signal();
+  EXPECT_TRUE(event.consume());
+  EXPECT_FALSE(event.consume());
+}
+
 }  // namespace
 }  // namespace uvfio

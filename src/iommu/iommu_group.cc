@@ -29,7 +29,7 @@ void IommuGroup::unbind_host_driver() {
 
 Status IommuGroup::claim_dma_owner() {
   const std::scoped_lock lock(mutex_);
-  if (owned_ || host_drivers_ != 0) return fail(EBUSY);
+  if (owned_ || host_drivers_ != 0) return fail(EPERM);
   owned_ = true;
   return {};
 }

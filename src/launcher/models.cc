@@ -3,6 +3,7 @@
 #include <array>
 
 #include "devices/mtty/mtty.h"
+#include "devices/nvme/nvme.h"
 
 namespace uvfio::launcher {
 namespace {
@@ -29,6 +30,28 @@ class MttyModel final : public Model {
   std::shared_ptr<mdev::Parent> parent_;
 };
 
+class NvmeModel final : public Model {
+ public:
+  static Result<std::unique_ptr<Model>> add(Host& host) {
+    auto model = std::make_unique<NvmeModel>(host);
+    auto parent = nvme::register_nvme(host.mdev(), model->driver_);
+    if (!parent) return std::unexpected(parent.error());
+    model->parent_ = std::move(*parent);
+    return model;
+  }
+  explicit NvmeModel(Host& host) : host_(host) {}
+  ~NvmeModel() override {
+    if (!parent_) return;
+    host_.mdev().unregister_parent(parent_);
+    host_.mdev().unregister_driver(driver_);
+  }
+
+ private:
+  Host& host_;
+  nvme::NvmeDriver driver_{{}};
+  std::shared_ptr<mdev::Parent> parent_;
+};
+
 struct Entry {
   std::string_view name;
   Result<std::unique_ptr<Model>> (*add)(Host&);
@@ -36,6 +59,7 @@ struct Entry {
 
 constexpr std::array kModels{
     Entry{"mtty", MttyModel::add},
+    Entry{"nvme", NvmeModel::add},
 };
 
 }  // namespace

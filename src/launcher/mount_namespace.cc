@@ -14,20 +14,28 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 
 namespace uvfio::launcher {
 namespace {
 
-// See MachineEntry. A new mediated device adds an entry to each of them but mdev_bus, where parents
-// are.
-constexpr std::array<std::string_view, 4> kLive{
+// See MachineEntry. A new mediated device or PCI function adds an entry to each of them but mdev_bus,
+// where parents are, and drivers, whose directories list devices.
+constexpr std::array<std::string_view, 6> kLive{
     "bus/mdev/devices",
+    "bus/pci/devices",
+    "bus/pci/drivers",
     "class/mdev_bus",
     "class/vfio-dev",
     "kernel/iommu_groups",
 };
+
+bool is_live(std::string_view path) {
+  return std::ranges::find(kLive, path) != kLive.end() ||
+         (path.starts_with("devices/pci") && path.find('/', sizeof "devices") == path.npos);
+}
 
 // Name and d_type of each entry.
 using Entries = std::map<std::string, unsigned char>;
@@ -101,6 +109,7 @@ void show_in_live_directory(const Fd& machine, const Fd& live) {
   for (const auto& [name, type] : entries_of(machine)) {
     const auto place = places.find(name);
     if (type != DT_DIR || place == places.end() || place->second != DT_DIR) continue;
+    if (!entries_of(open_path(live, name)).empty()) continue;  // not lent: one of ours
     static_cast<void>(bind(machine, name, live));  // as in merge()
   }
 }
@@ -119,7 +128,7 @@ Outcome<void> merge(const Fd& machine, const Fd& server, const Fd& to, const std
     const auto found = theirs.find(name);
     const bool both = type == DT_DIR && found != theirs.end() && found->second == DT_DIR;
     const Fd machine_below = both ? open_path(machine, name) : Fd();
-    if (!both || std::ranges::find(kLive, below) != kLive.end() ||
+    if (!both || is_live(below) ||
         entries_of(machine_below).empty()) {
       if (auto shown = show(server, name, type, to); !shown) return shown;
       if (both) show_in_live_directory(machine_below, open_path(to, name));
@@ -230,14 +239,16 @@ Outcome<void> overlay(const Fd& server_root) {
   return overlay_dev(open_path(server_root, "dev"));
 }
 
-std::vector<MachineEntry> machine_entries() {
+std::vector<MachineEntry> machine_entries(const std::set<std::string>& roots) {
+  std::set<std::string> paths(kLive.begin(), kLive.end());
+  paths.insert(roots.begin(), roots.end());
   std::vector<MachineEntry> all;
-  for (const std::string_view path : kLive) {
-    const Fd directory = open_path(("/sys/" + std::string(path)).c_str());
+  for (const std::string& path : paths) {
+    const Fd directory = open_path(("/sys/" + path).c_str());
     for (const auto& [name, type] : entries_of(directory)) {
       const auto target = type == DT_LNK ? link_target(directory, name) : std::nullopt;
       if (type != DT_DIR && !target) continue;
-      all.push_back({.path = std::string(path) + "/" + name, .link_target = target.value_or("")});
+      all.push_back({.path = path + "/" + name, .link_target = target.value_or("")});
     }
   }
   return all;

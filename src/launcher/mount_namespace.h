@@ -2,6 +2,7 @@
 // that nobody else sees and that goes with its last process.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@ struct MachineEntry {
   std::string path;         // below /sys
   std::string link_target;  // empty: a directory
 };
-[[nodiscard]] std::vector<MachineEntry> machine_entries();
+// `roots`: directories of PCI root buses that the server shows, such as "devices/pci0000:00".
+[[nodiscard]] std::vector<MachineEntry> machine_entries(const std::set<std::string>& roots = {});
 
 }  // namespace uvfio::launcher

@@ -98,8 +98,8 @@ Outcome<Fd> receive_fd(const Fd& socket) {
 
 // Variables of an uvfio further out would name devices that are not here.
 bool is_ours(std::string_view variable) {
-  return variable.starts_with("UVFIO_MDEV") || variable.starts_with("UVFIO_GROUP_") ||
-         variable.starts_with("UVFIO_SYSFS_");
+  return variable.starts_with("UVFIO_MDEV") || variable.starts_with("UVFIO_PCI") ||
+         variable.starts_with("UVFIO_GROUP_") || variable.starts_with("UVFIO_SYSFS_");
 }
 
 void set_environment(const Program::Command& command) {

@@ -6,10 +6,18 @@
 #include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <iterator>
+#include <set>
+
+#include <fmt/ranges.h>
+
+#include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "inspect/inspect.h"
 #include "launcher/models.h"
 #include "launcher/mount_namespace.h"
+#include "launcher/pci_functions.h"
 #include "launcher/program.h"
 #include "launcher/supervisor.h"
 
@@ -31,9 +39,11 @@ unsigned first_free_group() {
   return first;
 }
 
+using Environment = std::vector<std::pair<std::string, std::string>>;
+
 // Where the program finds its devices. The names are documented in docs/uvfio.1.
-auto environment_for(const std::vector<std::shared_ptr<mdev::Device>>& devices) {
-  std::vector<std::pair<std::string, std::string>> environment;
+Environment environment_for(const std::vector<std::shared_ptr<mdev::Device>>& devices) {
+  Environment environment;
   for (std::size_t i = 0; i < devices.size(); ++i) {
     const auto& device = *devices[i];
     const std::string suffix = "_" + std::to_string(i);
@@ -47,6 +57,21 @@ auto environment_for(const std::vector<std::shared_ptr<mdev::Device>>& devices) 
   return environment;
 }
 
+// The functions' numbers follow those of `mdevs` mediated devices.
+Environment environment_for(const std::vector<std::shared_ptr<pci::Device>>& devices,
+                            std::size_t mdevs) {
+  Environment environment;
+  for (std::size_t i = 0; i < devices.size(); ++i) {
+    const auto& device = *devices[i];
+    const std::string suffix = "_" + std::to_string(mdevs + i);
+    if (i == 0) environment.emplace_back("UVFIO_PCI", device.name());
+    environment.emplace_back("UVFIO_PCI" + suffix, device.name());
+    environment.emplace_back("UVFIO_GROUP" + suffix, std::to_string(device.iommu_group()->id()));
+    environment.emplace_back("UVFIO_SYSFS" + suffix, "/sys/bus/pci/devices/" + device.name());
+  }
+  return environment;
+}
+
 // Every open file of the program is one of ours as well. The program keeps its own limit.
 void raise_file_limit() {
   rlimit limit{};
@@ -55,9 +80,49 @@ void raise_file_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+Outcome<void> set_type1_parameters(Host& host, const std::vector<Type1Setting>& settings) {
+  for (const auto& [name, value] : settings) {
+    const Status stored = host.type1_parameters().store(name, value);
+    if (stored) continue;
+    if (stored.error() == Errno{ENOENT}) {
+      return failure("type1 has no parameter \"{}\"; known are {}", name,
+                     fmt::join(iommu::type1::Parameters::kNames, ", "));
+    }
+    return failure("\"{}\" is no value for type1's {}; now it is {}", value, name,
+                   *host.type1_parameters().show(name));
+  }
+  return {};
+}
+
+// /sys/module/vfio_iommu_type1/parameters, as far as the kernel has them.
+nodes::Server::Options::Attributes type1_attributes(Host& host) {
+  nodes::Server::Options::Attributes attributes{
+      .path = "sys/module/vfio_iommu_type1/parameters", .attributes = {}};
+  for (const std::string_view name : iommu::type1::Parameters::kNames) {
+    attributes.attributes.push_back(
+        {.name = std::string(name),
+         .mode = 0644,
+         .show = [&host, name]() -> Result<std::string> {
+           auto text = host.type1_parameters().show(name);
+           if (text) text->push_back('\n');
+           return text;
+         },
+         .store = [&host, name](std::string_view text) {
+           return host.type1_parameters().store(name, text);
+         }});
+  }
+  return attributes;
+}
+
+std::string state_of(Host& host) {
+  return inspect::to_json(host).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
 Outcome<int> try_run(const RunOptions& options) {
   // What does not need the program's process comes first, so that mistakes are told at once.
   Host host(first_free_group());
+  if (auto set = set_type1_parameters(host, options.type1); !set)
+    return std::unexpected(set.error());
   const auto models = add_models(host);
   if (!models) return std::unexpected(models.error());
   Program::Command command{.arguments = options.command, .environment = {}};
@@ -66,6 +131,15 @@ Outcome<int> try_run(const RunOptions& options) {
     if (!devices) return std::unexpected(devices.error());
     command.environment = environment_for(*devices);
   }
+  const auto functions = PciFunctions::create(host, options.topology);
+  if (!functions) return std::unexpected(functions.error());
+  std::ranges::move(environment_for((*functions)->devices(), options.topology.mdevs.size()),
+                    std::back_inserter(command.environment));
+  std::set<std::string> roots;
+  for (const auto& device : (*functions)->devices()) {
+    const std::string& path = device->sysfs_path();
+    roots.insert(path.substr(0, path.rfind('/')));
+  }
 
   if (auto entered = enter_mount_namespace(); !entered) return std::unexpected(entered.error());
   auto program = Program::fork(command);
@@ -73,10 +147,13 @@ Outcome<int> try_run(const RunOptions& options) {
 
   raise_file_limit();
   nodes::Server::Options server_options{.passthrough = options.passthrough};
-  for (const auto& entry : machine_entries()) {
+  for (const auto& entry : machine_entries(roots)) {
     server_options.guests.push_back(
         {.path = "sys/" + entry.path, .link_target = entry.link_target});
   }
+  server_options.files.push_back(
+      {.path = kStateFile, .contents = [&host] { return state_of(host); }});
+  server_options.attributes.push_back(type1_attributes(host));
   const auto server = nodes::Server::create(host, server_options);
   if (!server) return std::unexpected(server.error());
   spdlog::info("mmap of device regions: {}", (*server)->passthrough() ? "yes" : "no");
@@ -89,6 +166,16 @@ Outcome<int> try_run(const RunOptions& options) {
 }
 
 }  // namespace
+
+Outcome<Type1Setting> parse_type1_setting(std::string_view text) {
+  const auto equals = text.find('=');
+  if (equals == std::string_view::npos || equals == 0) {
+    return failure("\"{}\" is not NAME=VALUE; names are {}", text,
+                   fmt::join(iommu::type1::Parameters::kNames, ", "));
+  }
+  return Type1Setting{.name = std::string(text.substr(0, equals)),
+                      .value = std::string(text.substr(equals + 1))};
+}
 
 int run(const RunOptions& options) {
   const auto status = try_run(options);

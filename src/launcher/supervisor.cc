@@ -69,6 +69,7 @@ class Supervisor::Call final : public uapi::Caller {
   // The ioctls that come here need none of these.
   Result<Fd> get(int) override { return fail(EBADF); }
   Result<std::shared_ptr<vfio::Container>> container(int) override { return fail(EBADF); }
+  Result<std::shared_ptr<vfio::GroupFile>> group(int) override { return fail(EBADF); }
   Result<std::shared_ptr<memory::AddressSpace>> address_space() override { return fail(EINVAL); }
   bool can_lock_memory() override { return false; }
 

@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <fstream>
+#include <functional>
+#include <iterator>
+#include <map>
 #include <sstream>
 
 #include <fmt/ranges.h>
 #include <toml++/toml.h>
 
 #include "launcher/models.h"
+#include "launcher/topology_pci.h"
 
 namespace uvfio::launcher {
 namespace {
@@ -17,14 +21,6 @@ Outcome<Uuid> parse_uuid(std::string_view text) {
   if (!uuid)
     return failure("\"{}\" is not a UUID such as 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", text);
   return *uuid;
-}
-
-// A failure at the place of `node` in the file.
-template <typename... Args>
-std::unexpected<std::string> failure_at(std::string_view file, const toml::node& node,
-                                        fmt::format_string<Args...> format, Args&&... args) {
-  return failure("{}:{}: {}", file, node.source().begin.line,
-                 fmt::format(format, std::forward<Args>(args)...));
 }
 
 Outcome<MdevRequest> parse_mdev_table(const toml::table& table, std::string_view file) {
@@ -75,7 +71,25 @@ Outcome<std::shared_ptr<mdev::Device>> create_device(Host& host, const MdevReque
   }
 }
 
+// A function that reads a table with `parse` and adds what it says to `all`.
+template <typename T>
+auto append_to(std::vector<T>& all, Outcome<T> (*parse)(const toml::table&, std::string_view),
+               std::string_view file) {
+  return [&all, parse, file](const toml::table& table) -> Outcome<void> {
+    auto request = parse(table, file);
+    if (!request) return std::unexpected(request.error());
+    all.push_back(std::move(*request));
+    return {};
+  };
+}
+
 }  // namespace
+
+void Topology::append(Topology more) {
+  std::ranges::move(more.mdevs, std::back_inserter(mdevs));
+  std::ranges::move(more.iommus, std::back_inserter(iommus));
+  std::ranges::move(more.functions, std::back_inserter(functions));
+}
 
 Outcome<MdevRequest> parse_mdev(std::string_view text) {
   const auto colon = text.find(':');
@@ -98,17 +112,24 @@ Outcome<Topology> parse_topology(std::string_view text, std::string_view name) {
     return failure("{}:{}: {}", name, error.source().begin.line, error.description());
   }
   Topology topology;
+  // Each kind of table, and what reads one.
+  const std::map<std::string_view, std::function<Outcome<void>(const toml::table&)>> kinds{
+      {"mdev", append_to(topology.mdevs, parse_mdev_table, name)},
+      {"pci", append_to(topology.functions, parse_pci_table, name)},
+      {"iommu", append_to(topology.iommus, parse_iommu_table, name)},
+  };
   for (const auto& [key, node] : root) {
-    if (key != "mdev")
-      return failure_at(name, node, "unknown key \"{}\"; known is [[mdev]]", key.str());
+    const auto kind = kinds.find(key.str());
+    if (kind == kinds.end()) {
+      return failure_at(name, node, "unknown key \"{}\"; known are [[iommu]], [[mdev]] and [[pci]]",
+                        key.str());
+    }
     const auto* tables = node.as_array();
     if (tables == nullptr || !tables->is_homogeneous<toml::table>()) {
-      return failure_at(name, node, "\"mdev\" must be an array of tables: [[mdev]]");
+      return failure_at(name, node, "\"{0}\" must be an array of tables: [[{0}]]", key.str());
     }
     for (const auto& table : *tables) {
-      auto request = parse_mdev_table(*table.as_table(), name);
-      if (!request) return std::unexpected(request.error());
-      topology.mdevs.push_back(std::move(*request));
+      if (auto read = kind->second(*table.as_table()); !read) return std::unexpected(read.error());
     }
   }
   return topology;

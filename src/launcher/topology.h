@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "launcher/failure.h"
+#include "launcher/pci_models.h"
 #include "uvfio/host.h"
+#include "uvfio/iommu_unit.h"
 
 namespace uvfio::launcher {
 
@@ -18,12 +20,30 @@ struct MdevRequest {
   std::optional<Uuid> uuid;
 };
 
+// One function of the host's PCI bus.
+struct PciRequest {
+  std::string model;
+  std::optional<pci::Address> address;  // without: the next free slot
+  std::string driver = "vfio-pci";      // that it is bound to; "none": no driver
+  std::string group;                    // of the IOMMU; empty: that of its slot
+  std::string iommu;                    // the unit's name; empty: the first
+  ModelKeys keys;                       // the model's own
+};
+
 struct Topology {
   std::vector<MdevRequest> mdevs;
+  std::vector<iommu::UnitProperties> iommus;
+  std::vector<PciRequest> functions;
+
+  // Adds what `more` has.
+  void append(Topology more);
 };
 
 // TYPE[:UUID].
 [[nodiscard]] Outcome<MdevRequest> parse_mdev(std::string_view text);
+
+// MODEL[,KEY=VALUE...][@ADDRESS].
+[[nodiscard]] Outcome<PciRequest> parse_pci(std::string_view text);
 
 // The text of a topology file; `name` is for messages, which give the line.
 [[nodiscard]] Outcome<Topology> parse_topology(std::string_view text, std::string_view name);

@@ -19,6 +19,7 @@ class FileAddressSpace final : public AddressSpace {
       : window_(std::move(window)), size_(size), writable_(writable) {}
 
   [[nodiscard]] bool alive() const override { return true; }
+  [[nodiscard]] std::string name() const override { return "a file"; }
 
   [[nodiscard]] Status read(std::uint64_t vaddr, std::span<std::byte> data) override {
     if (const auto ok = check(vaddr, data.size(), false); !ok || data.empty()) return ok;

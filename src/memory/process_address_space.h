@@ -28,6 +28,9 @@ class ProcessAddressSpace final : public AddressSpace {
   [[nodiscard]] bool is_of(pid_t tid) const;
 
   [[nodiscard]] bool alive() const override { return memory_.alive(); }
+  [[nodiscard]] std::string name() const override {
+    return "process " + std::to_string(thread_group_);
+  }
   [[nodiscard]] Status read(std::uint64_t vaddr, std::span<std::byte> data) override {
     return memory_.read(vaddr, data);
   }

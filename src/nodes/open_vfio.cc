@@ -34,6 +34,10 @@ Ties OpenDevice::ties() const { return ties_of(device_->device().group()); }
 // Every answer but one depends on which groups are still open.
 bool OpenContainer::settled(std::uint32_t command) const { return command != VFIO_GET_API_VERSION; }
 
+bool OpenDevice::asks_back(std::uint32_t command) const {
+  return command == VFIO_DEVICE_PCI_HOT_RESET;
+}
+
 Result<std::size_t> OpenDevice::read(std::uint64_t position, std::span<std::byte> data) {
   return device_->ops().read(position, data);
 }

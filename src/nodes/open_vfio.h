@@ -51,6 +51,8 @@ class OpenDevice final : public OpenNode {
   Result<std::size_t> write(std::uint64_t position, std::span<const std::byte> data) override;
   Result<int> ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) override;
   Ties ties() const override;
+  // A hot reset names groups.
+  bool asks_back(std::uint32_t command) const override;
 
  private:
   Clients& clients_;

@@ -47,7 +47,7 @@ Status ProcessCaller::copy_out(std::uint64_t user, std::span<const std::byte> da
   return or_efault(memory::copy_to_thread(thread_, user, data));
 }
 
-Result<std::shared_ptr<vfio::Container>> ProcessCaller::container(int fd) {
+Result<std::shared_ptr<OpenNode>> ProcessCaller::node(int fd) {
   auto file = memory::duplicate_from_thread(thread_, fd);
   if (!file) {
     return fail(EBADF);
@@ -57,15 +57,31 @@ Result<std::shared_ptr<vfio::Container>> ProcessCaller::container(int fd) {
     close_aside(std::move(*file));
     return fail(is_path ? EBADF : EBADFD);
   }
-  const auto node = clients_.server.identify(*file);
-  if (!node) {
-    return std::unexpected(node.error());
+  return clients_.server.identify(*file);
+}
+
+Result<std::shared_ptr<vfio::Container>> ProcessCaller::container(int fd) {
+  const auto found = node(fd);
+  if (!found) {
+    return std::unexpected(found.error());
   }
-  const auto* container = dynamic_cast<const OpenContainer*>(node->get());
+  const auto* container = dynamic_cast<const OpenContainer*>(found->get());
   if (container == nullptr) {
     return fail(EBADFD);
   }
   return container->container();
+}
+
+Result<std::shared_ptr<vfio::GroupFile>> ProcessCaller::group(int fd) {
+  const auto found = node(fd);
+  if (!found) {
+    return fail(found.error() == Errno{EBADFD} ? EINVAL : value(found.error()));
+  }
+  const auto* group = dynamic_cast<const OpenGroup*>(found->get());
+  if (group == nullptr) {
+    return fail(EINVAL);
+  }
+  return group->group();
 }
 
 Result<std::shared_ptr<memory::AddressSpace>> ProcessCaller::address_space() {

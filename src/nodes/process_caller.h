@@ -27,8 +27,9 @@ class ProcessCaller final : public uapi::Caller {
   Result<Fd> get(int fd) override;
   Status copy_in(std::uint64_t user, std::span<std::byte> data) override;
   Status copy_out(std::uint64_t user, std::span<const std::byte> data) override;
-  // Only from a thread of its own (OpenNode::asks_back): the answer comes through a worker.
+  // Both only from a thread of its own (OpenNode::asks_back): the answer comes through a worker.
   Result<std::shared_ptr<vfio::Container>> container(int fd) override;
+  Result<std::shared_ptr<vfio::GroupFile>> group(int fd) override;
   Result<std::shared_ptr<memory::AddressSpace>> address_space() override;
   bool can_lock_memory() override;
   bool can_mmap() const override { return clients_.server.passthrough().available(); }
@@ -39,6 +40,8 @@ class ProcessCaller final : public uapi::Caller {
 
  private:
   std::unexpected<Errno> refuse_install();
+  // The node behind a descriptor; what is none of ours: EBADFD.
+  Result<std::shared_ptr<OpenNode>> node(int fd);
 
   Clients& clients_;
   const pid_t thread_;

@@ -1,17 +1,24 @@
 #include "nodes/server.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "nodes/devfs.h"
 #include "nodes/device_files.h"
 #include "nodes/fuse_server.h"
 #include "nodes/open_vfio.h"
 #include "nodes/process_caller.h"
 #include "nodes/sysfs.h"
+#include "nodes/sysfs_pci.h"
 #include "nodes/tree.h"
 
 namespace uvfio::nodes {
 namespace {
 
-class HostServer final : public Server, private vfio::Listener, private mdev::Listener {
+class HostServer final : public Server,
+                         private vfio::Listener,
+                         private mdev::Listener,
+                         private pci::Listener {
  public:
   HostServer(Host& host, const std::shared_ptr<Directory>& tree, std::unique_ptr<FuseServer> fuse)
       : host_(host),
@@ -19,11 +26,13 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
         clients_{*fuse_},
         devfs_(host.vfio(), clients_, tree->make_path("dev/vfio").value()),
         sysfs_(host, tree->make_path("sys").value()),
+        sysfs_pci_(host, tree->make_path("sys").value()),
         device_files_(clients_, tree->add_directory(".open", 0700).value()) {
     fuse_->watch_closes("dev/vfio");
     fuse_->watch_closes(".open");
     host_.vfio().set_listener(this);
     host_.mdev().set_listener(this);
+    host_.pci().set_listener(this);
     // What was there before us. Both sides take being told twice.
     for (const auto& group : host_.vfio().groups()) {
       group_added(group);
@@ -35,6 +44,15 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
     for (const auto& device : host_.mdev().devices()) {
       device_added(device);
     }
+    for (pci::Driver* driver : host_.pci().drivers()) {
+      pci_driver_registered(*driver);
+    }
+    for (const auto& device : host_.pci().devices()) {
+      pci_device_added(device);
+      if (pci::Driver* driver = device->driver()) {
+        pci_driver_bound(*device, *driver);
+      }
+    }
   }
 
   ~HostServer() override {
@@ -42,6 +60,7 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
     fuse_.reset();
     host_.vfio().set_listener(nullptr);
     host_.mdev().set_listener(nullptr);
+    host_.pci().set_listener(nullptr);
   }
 
   const Fd& root() const override { return fuse_->root(); }
@@ -105,11 +124,29 @@ class HostServer final : public Server, private vfio::Listener, private mdev::Li
     sysfs_.device_removed(device);
   }
 
+  void pci_driver_registered(pci::Driver& driver) override { sysfs_pci_.driver_registered(driver); }
+  void pci_driver_unregistered(pci::Driver& driver) override {
+    sysfs_pci_.driver_unregistered(driver);
+  }
+  void pci_device_added(const std::shared_ptr<pci::Device>& device) override {
+    sysfs_pci_.device_added(device);
+  }
+  void pci_device_removed(const std::shared_ptr<pci::Device>& device) override {
+    sysfs_pci_.device_removed(device);
+  }
+  void pci_driver_bound(pci::Device& device, pci::Driver& driver) override {
+    sysfs_pci_.driver_bound(device, driver);
+  }
+  void pci_driver_unbinding(pci::Device& device, pci::Driver&) override {
+    sysfs_pci_.driver_unbinding(device);
+  }
+
   Host& host_;
   std::unique_ptr<FuseServer> fuse_;
   Clients clients_;
   Devfs devfs_;
   Sysfs sysfs_;
+  SysfsPci sysfs_pci_;
   DeviceFiles device_files_;
 };
 
@@ -128,6 +165,40 @@ void add_guest(Directory& tree, const Server::Options::Guest& guest) {
   }
 }
 
+// An open file whose contents were made by the open.
+class OpenText final : public OpenNode {
+ public:
+  explicit OpenText(std::string text) : text_(std::move(text)) {}
+  Result<std::size_t> read(std::uint64_t position, std::span<std::byte> data) override {
+    if (position >= text_.size()) return 0;
+    const std::size_t size = std::min<std::size_t>(data.size(), text_.size() - position);
+    std::memcpy(data.data(), text_.data() + position, size);
+    return size;
+  }
+
+ private:
+  const std::string text_;
+};
+
+void add_file(Directory& tree, const Server::Options::File& file) {
+  const auto slash = file.path.rfind('/');
+  const auto parent = tree.make_path(std::string_view(file.path).substr(0, slash));
+  if (!parent) return;
+  const auto opener = [contents = file.contents](pid_t,
+                                                 int) -> Result<std::shared_ptr<OpenNode>> {
+    return std::make_shared<OpenText>(contents());
+  };
+  static_cast<void>((*parent)->add_device(file.path.substr(slash + 1), {.mode = 0400}, opener));
+}
+
+void add_attributes(Directory& tree, const Server::Options::Attributes& attributes) {
+  const auto parent = tree.make_path(attributes.path);
+  if (!parent) return;
+  for (const Attribute& attribute : attributes.attributes) {
+    static_cast<void>((*parent)->add_attribute(attribute));
+  }
+}
+
 }  // namespace
 
 std::expected<std::unique_ptr<Server>, std::string> Server::create(Host& host,
@@ -142,6 +213,8 @@ std::expected<std::unique_ptr<Server>, std::string> Server::create(Host& host,
   for (const auto& guest : options.guests) {
     add_guest(*tree, guest);
   }
+  for (const auto& file : options.files) add_file(*tree, file);
+  for (const auto& attributes : options.attributes) add_attributes(*tree, attributes);
   return server;
 }
 

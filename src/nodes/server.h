@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "uapi/caller.h"
+#include "uvfio/attribute.h"
 #include "uvfio/fd.h"
 #include "uvfio/host.h"
 
@@ -36,6 +37,18 @@ class Server {
       std::string link_target;  // empty: an empty directory, to mount on
     };
     std::vector<Guest> guests{};
+    // Files that are made when they are opened, readable by the owner of the server.
+    struct File {
+      std::string path;  // below root(), such as "sys/kernel/uvfio/state"
+      std::function<std::string()> contents;
+    };
+    std::vector<File> files{};
+    // Attributes, by directory below root().
+    struct Attributes {
+      std::string path;  // such as "sys/module/vfio_iommu_type1/parameters"
+      std::vector<Attribute> attributes;
+    };
+    std::vector<Attributes> attributes{};
   };
 
   // Mounts and starts to serve, on threads of its own. Needs CAP_SYS_ADMIN in the user namespace

@@ -4,56 +4,17 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <array>
 #include <set>
 #include <utility>
 
 namespace uvfio::nodes {
 namespace {
 
-// A written name; `echo` adds a newline (sysfs_streq).
-std::string_view without_newline(std::string_view text) {
-  if (text.ends_with('\n')) {
-    text.remove_suffix(1);
-  }
-  return text;
-}
-
-// What a device's `uevent` says when written to (kobject_synth_uevent): "ACTION[ UUID[
-// KEY=VALUE]...]". Nobody listens to our events, so a well-formed one has no effect.
-Status store_uevent(std::string_view text) {
-  static constexpr std::array<std::string_view, 8> kActions{
-      "add", "remove", "change", "move", "online", "offline", "bind", "unbind"};
-  text = without_newline(text);
-  if (std::ranges::find(kActions, text.substr(0, text.find(' '))) == kActions.end()) {
-    return fail(EINVAL);
-  }
-  return {};
-}
-
 std::string line(std::string text) {
   if (!text.ends_with('\n')) {
     text.push_back('\n');
   }
   return text;
-}
-
-// An attribute that always says the same.
-Attribute constant(std::string name, std::string text, unsigned mode = 0444) {
-  return {.name = std::move(name),
-          .mode = mode,
-          .show = [text = std::move(text)]() -> Result<std::string> { return text; },
-          .store = {}};
-}
-
-Attribute uevent(std::string text) {
-  Attribute attribute = constant("uevent", std::move(text), 0644);
-  attribute.store = store_uevent;
-  return attribute;
-}
-
-Attribute write_only(std::string name, std::function<Status(std::string_view)> store) {
-  return {.name = std::move(name), .mode = 0200, .show = {}, .store = std::move(store)};
 }
 
 std::string base_name(std::string_view path) {
@@ -66,67 +27,6 @@ std::string device_path(const mdev::Device& device) {
 
 }  // namespace
 
-// Adds nodes below /sys and remembers what has to go with the thing that they belong to. What is
-// there already (another owner made it) stays.
-class Sysfs::Builder {
- public:
-  Builder(std::shared_ptr<Directory> sys, Nodes& nodes) : sys_(std::move(sys)), nodes_(nodes) {}
-
-  // The directory at `path`. Missing ones are made; of these, the uppermost is remembered if
-  // `owned`.
-  std::shared_ptr<Directory> directory(const std::string& path, bool owned = true) {
-    std::shared_ptr<Directory> directory = sys_;
-    bool remembered = !owned;
-    std::string_view rest = path;
-    while (!rest.empty()) {
-      const std::size_t slash = rest.find('/');
-      const std::string name(rest.substr(0, slash));
-      rest = slash == std::string_view::npos ? std::string_view() : rest.substr(slash + 1);
-      if (auto made = directory->add_directory(name)) {
-        directory = std::move(*made);
-        // Only the last one is ours alone: others may come to live in those above it.
-        if (!remembered && rest.empty()) {
-          nodes_.push_back(directory);
-          remembered = true;
-        }
-        continue;
-      }
-      const auto node = directory->lookup(name);
-      if (!node || node->kind() != Kind::directory) {
-        spdlog::error("nodes: /sys/{} cannot be made", path);
-        return Directory::make_root();  // shown nowhere
-      }
-      directory = std::static_pointer_cast<Directory>(node);
-    }
-    return directory;
-  }
-  void link(const std::string& in, const std::string& name, const std::string& to) {
-    remember(directory(in, false)->add_link(name, relative_target(in, to)));
-  }
-  void attribute(Directory& in, Attribute attribute, bool slow = false) {
-    remember(in.add_attribute(std::move(attribute), slow));
-  }
-  void attributes(const std::string& path, const std::vector<AttributeGroup>& groups) {
-    for (const AttributeGroup& group : groups) {
-      const auto in = directory(group.name.empty() ? path : path + "/" + group.name);
-      for (const Attribute& each : group.attributes) {
-        attribute(*in, each);
-      }
-    }
-  }
-
- private:
-  template <typename T>
-  void remember(Result<std::shared_ptr<T>> node) {
-    if (node) {
-      nodes_.push_back(std::move(*node));
-    }
-  }
-
-  const std::shared_ptr<Directory> sys_;
-  Nodes& nodes_;
-};
-
 Sysfs::Sysfs(Host& host, std::shared_ptr<Directory> sys) : host_(host), sys_(std::move(sys)) {
   for (const char* path : {"class/mdev_bus", "class/vfio", "class/vfio-dev", "kernel/iommu_groups",
                            "devices/virtual"}) {
@@ -137,7 +37,7 @@ Sysfs::Sysfs(Host& host, std::shared_ptr<Directory> sys) : host_(host), sys_(std
 
 void Sysfs::make_bus() {
   Nodes forever;
-  Builder builder(sys_, forever);
+  SysfsBuilder builder(sys_, forever);
   const auto bus = builder.directory("bus/mdev");
   builder.directory("bus/mdev/devices");
   builder.directory("bus/mdev/drivers");
@@ -172,13 +72,6 @@ Value Sysfs::take(std::map<Key, Value>& map, Key key) {
   return value;
 }
 
-void Sysfs::remove(Nodes nodes) {
-  // What was made last goes first.
-  for (auto it = nodes.rbegin(); it != nodes.rend(); ++it) {
-    (*it)->remove();
-  }
-}
-
 Status Sysfs::unbind(const std::string& driver, std::string_view text) {
   const auto device = find_device(text);
   if (!device || device->parent().driver().name() != driver) {
@@ -196,7 +89,7 @@ void Sysfs::driver_registered(mdev::Driver& driver) {
   if (!added) {
     return;
   }
-  Builder builder(sys_, it->second);
+  SysfsBuilder builder(sys_, it->second);
   const auto directory = builder.directory("bus/mdev/drivers/" + driver.name());
   // A driver never matches a device by itself (mdev_match), so that `bind` finds nothing.
   builder.attribute(*directory,
@@ -209,10 +102,10 @@ void Sysfs::driver_registered(mdev::Driver& driver) {
 }
 
 void Sysfs::driver_unregistered(mdev::Driver& driver) {
-  remove(take(drivers_, static_cast<const mdev::Driver*>(&driver)));
+  remove_nodes(take(drivers_, static_cast<const mdev::Driver*>(&driver)));
 }
 
-void Sysfs::add_type(Builder& builder, const std::shared_ptr<mdev::Parent>& parent,
+void Sysfs::add_type(SysfsBuilder& builder, const std::shared_ptr<mdev::Parent>& parent,
                      const mdev::Type& type) {
   const std::string id = parent->type_id(type);
   const std::string path = parent->info().sysfs_path + "/mdev_supported_types/" + id;
@@ -252,7 +145,7 @@ void Sysfs::parent_registered(const std::shared_ptr<mdev::Parent>& parent) {
     return;
   }
   const mdev::ParentInfo& info = parent->info();
-  Builder builder(sys_, it->second);
+  SysfsBuilder builder(sys_, it->second);
   const auto directory = builder.directory(info.sysfs_path);
   builder.attribute(*directory, uevent(""));
   if (!info.class_name.empty()) {
@@ -268,7 +161,7 @@ void Sysfs::parent_registered(const std::shared_ptr<mdev::Parent>& parent) {
 }
 
 void Sysfs::parent_unregistered(const std::shared_ptr<mdev::Parent>& parent) {
-  remove(take(parents_, static_cast<const mdev::Parent*>(parent.get())));
+  remove_nodes(take(parents_, static_cast<const mdev::Parent*>(parent.get())));
 }
 
 void Sysfs::device_added(const std::shared_ptr<mdev::Device>& device) {
@@ -283,11 +176,11 @@ void Sysfs::device_added(const std::shared_ptr<mdev::Device>& device) {
   const std::string type =
       parent.info().sysfs_path + "/mdev_supported_types/" + parent.type_id(device->type());
 
-  Builder late(sys_, it->second.until_removed);
+  SysfsBuilder late(sys_, it->second.until_removed);
   const auto directory = late.directory(path);
   late.link(path, "driver", driver);
   late.link(driver, device->name(), path);
-  Builder early(sys_, it->second.until_removing);
+  SysfsBuilder early(sys_, it->second.until_removing);
   if (const auto& vfio = device->vfio_device()) {
     late.link(path, "iommu_group", "kernel/iommu_groups/" + std::to_string(vfio->group().id()));
     const std::string name = fmt::format("vfio{}", vfio->index());
@@ -324,32 +217,23 @@ void Sysfs::device_removing(const std::shared_ptr<mdev::Device>& device) {
       nodes.swap(it->second.until_removing);
     }
   }
-  remove(std::move(nodes));
+  remove_nodes(std::move(nodes));
 }
 
 void Sysfs::device_removed(const std::shared_ptr<mdev::Device>& device) {
   DeviceNodes nodes = take(devices_, static_cast<const mdev::Device*>(device.get()));
-  remove(std::move(nodes.until_removing));
-  remove(std::move(nodes.until_removed));
+  remove_nodes(std::move(nodes.until_removing));
+  remove_nodes(std::move(nodes.until_removed));
 }
 
-void Sysfs::group_added(const std::shared_ptr<vfio::Group>& group) {
-  const std::lock_guard lock(mutex_);
-  const auto [it, added] = groups_.try_emplace(group.get());
-  if (!added) {
-    return;
-  }
-  const std::string id = std::to_string(group->id());
-  const std::string path = "kernel/iommu_groups/" + id;
-  const bool emulated = group->type() == iommu::GroupType::emulated;
-  Builder builder(sys_, it->second);
+void Sysfs::add_emulated_group(SysfsBuilder& builder,
+                               const std::shared_ptr<vfio::Group>& group) {
+  const std::string path = "kernel/iommu_groups/" + std::to_string(group->id());
   const auto directory = builder.directory(path);
-  if (emulated) {
-    builder.attribute(*directory, constant("name", "vfio-noiommu\n"));
-  }
+  builder.attribute(*directory, constant("name", "vfio-noiommu\n"));
   builder.attribute(*directory, constant("reserved_regions", ""));
-  Attribute type = constant("type", emulated ? "unknown\n" : "DMA\n", 0644);
-  type.store = [emulated](std::string_view) -> Status { return fail(emulated ? EINVAL : EBUSY); };
+  Attribute type = constant("type", "unknown\n", 0644);
+  type.store = [](std::string_view) -> Status { return fail(EINVAL); };
   builder.attribute(*directory, std::move(type));
 
   // Devices join and leave a group without an event, so the links are looked after when looked at.
@@ -381,6 +265,18 @@ void Sysfs::group_added(const std::shared_ptr<vfio::Group>& group) {
       return true;
     });
   });
+}
+
+void Sysfs::group_added(const std::shared_ptr<vfio::Group>& group) {
+  const std::lock_guard lock(mutex_);
+  const auto [it, added] = groups_.try_emplace(group.get());
+  if (!added) {
+    return;
+  }
+  const std::string id = std::to_string(group->id());
+  SysfsBuilder builder(sys_, it->second);
+  // The bus of real devices shows their IOMMU groups, which are there without VFIO.
+  if (group->type() == iommu::GroupType::emulated) add_emulated_group(builder, group);
 
   // The class device of the group's node. There is no `dev`: the node is no character device, and a
   // number would name somebody else's.
@@ -392,7 +288,7 @@ void Sysfs::group_added(const std::shared_ptr<vfio::Group>& group) {
 }
 
 void Sysfs::group_removed(const std::shared_ptr<vfio::Group>& group) {
-  remove(take(groups_, static_cast<const vfio::Group*>(group.get())));
+  remove_nodes(take(groups_, static_cast<const vfio::Group*>(group.get())));
 }
 
 }  // namespace uvfio::nodes

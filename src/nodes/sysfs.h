@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "nodes/sysfs_builder.h"
 #include "nodes/tree.h"
 #include "uvfio/host.h"
 
@@ -32,23 +33,20 @@ class Sysfs {
   void group_removed(const std::shared_ptr<vfio::Group>& group);
 
  private:
-  // The nodes of one thing. Each is removed with all that is below it.
-  using Nodes = std::vector<std::shared_ptr<Node>>;
   struct DeviceNodes {
     Nodes until_removing;  // gone as soon as removal begins
     Nodes until_removed;   // there until the last user has gone
   };
-  class Builder;
 
   void make_bus();
-  void add_type(Builder& builder, const std::shared_ptr<mdev::Parent>& parent,
+  void add_type(SysfsBuilder& builder, const std::shared_ptr<mdev::Parent>& parent,
                 const mdev::Type& type);
+  void add_emulated_group(SysfsBuilder& builder, const std::shared_ptr<vfio::Group>& group);
   Status unbind(const std::string& driver, std::string_view text);
   [[nodiscard]] std::shared_ptr<mdev::Device> find_device(std::string_view text) const;
 
   template <typename Key, typename Value>
   Value take(std::map<Key, Value>& map, Key key);
-  static void remove(Nodes nodes);
 
   Host& host_;
   const std::shared_ptr<Directory> sys_;

@@ -14,7 +14,7 @@ constexpr std::byte byte_of(std::uint32_t value, unsigned index) {
 }  // namespace
 
 ConfigSpace::ConfigSpace(std::size_t size, std::span<const ConfigField> fields)
-    : values_(size), writable_(size) {
+    : values_(size), writable_(size), clearable_(size) {
   for (const ConfigField& field : fields) declare(field);
 }
 
@@ -23,6 +23,7 @@ void ConfigSpace::declare(const ConfigField& field) {
   set(field.offset, field.width, field.value);
   for (unsigned i = 0; i < field.width; ++i) {
     writable_[field.offset + i] = byte_of(field.writable, i);
+    clearable_[field.offset + i] = byte_of(field.clearable, i);
   }
 }
 
@@ -55,7 +56,8 @@ Status ConfigSpace::write(std::uint64_t offset, std::span<const std::byte> data)
   if (!contains(offset, data.size())) return fail(EFAULT);
   for (std::size_t i = 0; i < data.size(); ++i) {
     const std::byte mask = writable_[offset + i];
-    values_[offset + i] = (values_[offset + i] & ~mask) | (data[i] & mask);
+    const std::byte cleared = clearable_[offset + i] & data[i];
+    values_[offset + i] = ((values_[offset + i] & ~mask) | (data[i] & mask)) & ~cleared;
   }
   return {};
 }

@@ -1,5 +1,5 @@
 // A configuration space as a list of fields: each has a value and says which of its bits can be
-// written. Capabilities and side effects of writes are still to come; no model needs them so far.
+// written or cleared. Side effects of writes are its owner's business.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +18,7 @@ struct ConfigField {
   std::uint8_t width = 0;      // bytes: 1, 2 or 4
   std::uint32_t value = 0;     // after construction
   std::uint32_t writable = 0;  // bits that a client can change
+  std::uint32_t clearable = 0;  // bits that a client clears by writing ones to them
 };
 
 [[nodiscard]] constexpr ConfigField read_only(ConfigRegister reg, std::uint8_t width,
@@ -40,7 +41,7 @@ struct ConfigField {
           .writable = ~(size - 1)};
 }
 
-// Not thread-safe: the device model has a lock of its own.
+// Not thread-safe: the device model has a lock of its own. Copies are snapshots.
 class ConfigSpace {
  public:
   // Bytes that belong to no field read 0 and cannot be written. `size` is 256 or 4096.
@@ -64,6 +65,7 @@ class ConfigSpace {
 
   std::vector<std::byte> values_;
   std::vector<std::byte> writable_;
+  std::vector<std::byte> clearable_;
 };
 
 }  // namespace uvfio::pci

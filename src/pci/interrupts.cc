@@ -3,36 +3,9 @@
 #include <algorithm>
 
 namespace uvfio::pci {
-namespace {
-
-// The doors check this; another caller of the embedded interface may not.
-bool payload_complete(const vfio::IrqSet& set) {
-  switch (set.data()) {
-    case VFIO_IRQ_SET_DATA_NONE:
-      return true;
-    case VFIO_IRQ_SET_DATA_BOOL:
-      return set.bools.size() >= set.count;
-    case VFIO_IRQ_SET_DATA_EVENTFD:
-      return set.fds.size() >= set.count;
-    default:
-      return false;
-  }
-}
-
-// Does a request without eventfds mean interrupt `start + i`?
-bool selected(const vfio::IrqSet& set, std::uint32_t i) {
-  return set.data() == VFIO_IRQ_SET_DATA_NONE || set.bools[i] != 0;
-}
-
-// A request for no interrupt at all is how a client turns an index off.
-bool turns_off(const vfio::IrqSet& set) {
-  return set.count == 0 && set.data() == VFIO_IRQ_SET_DATA_NONE;
-}
-
-}  // namespace
 
 Result<int> Interrupts::set_irqs(const vfio::IrqSet& set) {
-  if (!payload_complete(set)) return fail(EINVAL);
+  if (!set.complete()) return fail(EINVAL);
   const std::lock_guard lock(mutex_);
   switch (set.index) {
     case VFIO_PCI_INTX_IRQ_INDEX:
@@ -72,7 +45,7 @@ Result<int> Interrupts::set_intx(const vfio::IrqSet& set) {
     default:
       return fail(ENOTTY);
   }
-  if (mode_ == Mode::intx && turns_off(set)) {
+  if (mode_ == Mode::intx && set.turns_off()) {
     disable_locked();
     return 0;
   }
@@ -89,14 +62,14 @@ Result<int> Interrupts::set_intx(const vfio::IrqSet& set) {
     return 0;
   }
   if (mode_ != Mode::intx) return fail(EINVAL);
-  if (selected(set, 0)) raise_intx();
+  if (set.selects(0)) raise_intx();
   return 0;
 }
 
 Result<int> Interrupts::set_intx_mask(const vfio::IrqSet& set, bool masked) {
   if (mode_ != Mode::intx || set.start != 0 || set.count != 1) return fail(EINVAL);
   if (set.data() == VFIO_IRQ_SET_DATA_EVENTFD) return fail(ENOTTY);
-  if (!selected(set, 0)) return 0;
+  if (!set.selects(0)) return 0;
   intx_masked_ = masked;
   if (intx_level_) raise_intx();
   return 0;
@@ -104,7 +77,7 @@ Result<int> Interrupts::set_intx_mask(const vfio::IrqSet& set, bool masked) {
 
 Result<int> Interrupts::set_msi(const vfio::IrqSet& set) {
   if (set.action() != VFIO_IRQ_SET_ACTION_TRIGGER) return fail(ENOTTY);
-  if (mode_ == Mode::msi && turns_off(set)) {
+  if (mode_ == Mode::msi && set.turns_off()) {
     disable_locked();
     return 0;
   }
@@ -114,7 +87,7 @@ Result<int> Interrupts::set_msi(const vfio::IrqSet& set) {
   if (set.data() == VFIO_IRQ_SET_DATA_EVENTFD) return set_msi_eventfds(set);
   if (mode_ != Mode::msi) return fail(EINVAL);
   for (std::uint32_t i = 0; i < set.count; ++i) {
-    if (selected(set, i)) raise_msi(set.start + i);
+    if (set.selects(i)) raise_msi(set.start + i);
   }
   return 0;
 }

@@ -44,9 +44,14 @@ enum class ConfigRegister : std::uint16_t {
   revision_id = 0x08,
   programming_interface = 0x09,
   class_code = 0x0a,
+  cache_line_size = 0x0c,
+  latency_timer = 0x0d,
+  header_type = 0x0e,
   bar0 = 0x10,
   subsystem_vendor_id = 0x2c,
   subsystem_id = 0x2e,
+  rom = 0x30,
+  capabilities = 0x34,
   interrupt_line = 0x3c,
   interrupt_pin = 0x3d,
 };
@@ -57,6 +62,11 @@ enum class ConfigRegister : std::uint16_t {
 
 // Bits of the command and status registers (PCI 3.0, 6.2.2 and 6.2.3).
 inline constexpr std::uint16_t kCommandIo = 1 << 0;
+inline constexpr std::uint16_t kCommandMemory = 1 << 1;
+inline constexpr std::uint16_t kCommandMaster = 1 << 2;
+inline constexpr std::uint16_t kCommandIntxDisable = 1 << 10;
+inline constexpr std::uint16_t kStatusInterrupt = 1 << 3;
+inline constexpr std::uint16_t kStatusCapabilities = 1 << 4;
 inline constexpr std::uint16_t kStatusDevselMedium = 1 << 9;
 
 }  // namespace uvfio::pci

@@ -22,6 +22,9 @@ class Caller : public vfio::FdSource {
   // The container behind one of the client's descriptors. EBADF: not open. EBADFD: something else.
   [[nodiscard]] virtual Result<std::shared_ptr<vfio::Container>> container(int fd) = 0;
 
+  // The group behind one of the client's descriptors. EBADF: not open. EINVAL: something else.
+  [[nodiscard]] virtual Result<std::shared_ptr<vfio::GroupFile>> group(int fd) = 0;
+
   // The client's address space, which outlives the request (and maybe the client).
   [[nodiscard]] virtual Result<std::shared_ptr<memory::AddressSpace>> address_space() = 0;
 

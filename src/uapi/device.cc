@@ -1,5 +1,7 @@
 #include <linux/vfio.h>
 
+#include <algorithm>
+
 #include "uapi/capability_chain.h"
 #include "uapi/handlers.h"
 #include "uapi/ioctl.h"
@@ -18,7 +20,14 @@ Result<int> get_info(vfio::DeviceOps& device, Caller& caller, std::uint64_t arg)
   info.flags = answer.flags;
   info.num_regions = answer.num_regions;
   info.num_irqs = answer.num_irqs;
-  return copy_struct_out(caller, arg, info, kMinSize);
+  if (device.pci() == nullptr) return copy_struct_out(caller, arg, info, kMinSize);
+  // vfio-pci gives back as much of the struct as the client knows.
+  struct {
+    vfio_device_info info;
+    std::uint32_t pad;  // in newer headers part of the struct
+  } whole{.info = info, .pad = 0};
+  static_assert(sizeof whole == 24);
+  return copy_struct_out(caller, arg, whole, std::min<std::size_t>(info.argsz, sizeof whole));
 }
 
 Result<int> get_region_info(vfio::DeviceOps& device, Caller& caller, std::uint64_t arg) {
@@ -59,6 +68,8 @@ Result<int> get_irq_info(vfio::DeviceOps& device, Caller& caller, std::uint64_t 
 Result<int> device_ioctl(vfio::DeviceFile& device, Caller& caller, std::uint32_t command,
                          std::uint64_t arg) {
   vfio::DeviceOps& ops = device.ops();
+  vfio::PciDevice* const pci = ops.pci();
+  if (pci != nullptr) pci->resume();
   switch (command) {
     case VFIO_DEVICE_GET_INFO:
       return get_info(ops, caller, arg);
@@ -72,6 +83,17 @@ Result<int> device_ioctl(vfio::DeviceFile& device, Caller& caller, std::uint32_t
       return done(ops.reset());
     case VFIO_DEVICE_FEATURE:
       return device_feature(ops, caller, arg);
+    default:
+      break;
+  }
+  if (pci == nullptr) return fail(ENOTTY);
+  switch (command) {
+    case VFIO_DEVICE_GET_PCI_HOT_RESET_INFO:
+      return pci_hot_reset_info(*pci, caller, arg);
+    case VFIO_DEVICE_PCI_HOT_RESET:
+      return pci_hot_reset(*pci, caller, arg);
+    case VFIO_DEVICE_IOEVENTFD:
+      return pci_ioeventfd(*pci, caller, arg);
     default:
       return fail(ENOTTY);
   }

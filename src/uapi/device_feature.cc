@@ -199,6 +199,40 @@ Result<int> dma_logging_report(const FeatureCall& call) {
   });
 }
 
+Result<int> low_power_entry(const FeatureCall& call) {
+  vfio::PciDevice* pci = call.device.pci();
+  if (pci == nullptr) return fail(ENOTTY);
+  return call.run(VFIO_DEVICE_FEATURE_SET, 0,
+                  [&] { return done(pci->enter_low_power(std::nullopt)); });
+}
+
+Result<int> low_power_entry_with_wakeup(const FeatureCall& call) {
+  vfio::PciDevice* pci = call.device.pci();
+  if (pci == nullptr) return fail(ENOTTY);
+  using Entry = vfio_device_low_power_entry_with_wakeup;
+  return call.run(VFIO_DEVICE_FEATURE_SET, sizeof(Entry), [&]() -> Result<int> {
+    Entry entry{};
+    if (auto copied = copy_struct_in(call.caller, call.payload, entry); !copied) {
+      return std::unexpected(copied.error());
+    }
+    if (entry.wakeup_eventfd < 0) return fail(EINVAL);
+    auto fd = call.caller.get(entry.wakeup_eventfd);
+    if (!fd) return std::unexpected(fd.error());
+    auto event = EventFd::from(std::move(*fd));
+    if (!event) return std::unexpected(event.error());
+    return done(pci->enter_low_power(std::move(*event)));
+  });
+}
+
+Result<int> low_power_exit(const FeatureCall& call) {
+  vfio::PciDevice* pci = call.device.pci();
+  if (pci == nullptr) return fail(ENOTTY);
+  return call.run(VFIO_DEVICE_FEATURE_SET, 0, [&] {
+    pci->exit_low_power();
+    return 0;
+  });
+}
+
 }  // namespace
 
 Result<int> device_feature(vfio::DeviceOps& device, Caller& caller, std::uint64_t arg) {
@@ -235,6 +269,15 @@ Result<int> device_feature(vfio::DeviceOps& device, Caller& caller, std::uint64_
       return dma_logging_stop(call);
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:
       return dma_logging_report(call);
+    case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY:
+      return low_power_entry(call);
+    case VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP:
+      return low_power_entry_with_wakeup(call);
+    case VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
+      return low_power_exit(call);
+    case VFIO_DEVICE_FEATURE_DMA_BUF:
+      // vfio-pci knows it, but no device here can hand out its BARs as dma-bufs.
+      return fail(device.pci() != nullptr ? EOPNOTSUPP : ENOTTY);
     default:
       return fail(ENOTTY);
   }

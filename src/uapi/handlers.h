@@ -19,4 +19,10 @@ namespace uvfio::uapi {
 [[nodiscard]] Result<int> device_feature(vfio::DeviceOps& device, Caller& caller,
                                          std::uint64_t arg);
 
+// What only PCI devices have: GET_PCI_HOT_RESET_INFO, PCI_HOT_RESET, IOEVENTFD.
+[[nodiscard]] Result<int> pci_hot_reset_info(vfio::PciDevice& device, Caller& caller,
+                                             std::uint64_t arg);
+[[nodiscard]] Result<int> pci_hot_reset(vfio::PciDevice& device, Caller& caller, std::uint64_t arg);
+[[nodiscard]] Result<int> pci_ioeventfd(vfio::PciDevice& device, Caller& caller, std::uint64_t arg);
+
 }  // namespace uvfio::uapi

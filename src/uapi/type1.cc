@@ -1,6 +1,8 @@
 #include <linux/vfio.h>
 
 #include <bit>
+#include <cstring>
+#include <vector>
 
 #include "uapi/capability_chain.h"
 #include "uapi/handlers.h"
@@ -42,6 +44,20 @@ Status check_bitmap(const vfio_bitmap& bitmap, std::uint64_t size) {
   return {};
 }
 
+// VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE after its header: the number of ranges, and the ranges.
+std::vector<std::byte> iova_ranges_payload(const iommu::type1::Info& info) {
+  using Header = vfio_iommu_type1_info_cap_iova_range;
+  constexpr std::size_t kFixed = sizeof(Header) - sizeof(vfio_info_cap_header);
+  std::vector<std::byte> payload(kFixed + info.ranges.size() * sizeof(vfio_iova_range));
+  const auto count = static_cast<std::uint32_t>(info.ranges.size());
+  std::memcpy(payload.data(), &count, sizeof count);
+  for (std::size_t i = 0; i < info.ranges.size(); ++i) {
+    const vfio_iova_range range{.start = info.ranges[i].first, .end = info.ranges[i].last};
+    std::memcpy(payload.data() + kFixed + i * sizeof range, &range, sizeof range);
+  }
+  return payload;
+}
+
 Result<int> get_info(Type1& iommu, Caller& caller, std::uint64_t arg) {
   constexpr std::size_t kMinSize = UVFIO_OFFSET_OF_END(vfio_iommu_type1_info, iova_pgsizes);
   vfio_iommu_type1_info info{};
@@ -61,6 +77,8 @@ Result<int> get_info(Type1& iommu, Caller& caller, std::uint64_t arg) {
                    });
   chain.add_struct(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1,
                    vfio_iommu_type1_info_dma_avail{.avail = answer.dma_avail});
+  if (!answer.ranges.empty())
+    chain.add(VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, iova_ranges_payload(answer));
   if (auto attached = chain.attach_to(caller, arg, info, VFIO_IOMMU_INFO_CAPS); !attached) {
     return std::unexpected(attached.error());
   }

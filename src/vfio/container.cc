@@ -22,7 +22,7 @@ Status Container::set_iommu(std::uint64_t type) {
   Status result = fail(ENODEV);
   for (const auto& driver : vfio_.iommu_drivers()) {
     if (driver->check_extension(type) <= 0) continue;
-    auto iommu = driver->open(type);
+    auto iommu = driver->open(type, number_);
     if (!iommu) {
       result = std::unexpected(iommu.error());
       continue;
@@ -39,6 +39,13 @@ Status Container::set_iommu(std::uint64_t type) {
     while (attached > 0) (*iommu)->detach_group(groups_[--attached]->iommu_group());
   }
   return result;
+}
+
+std::vector<unsigned> Container::group_ids() const {
+  const std::shared_lock lock(group_lock_);
+  std::vector<unsigned> ids;
+  for (const Group* group : groups_) ids.push_back(group->id());
+  return ids;
 }
 
 std::shared_ptr<iommu::Iommu> Container::iommu() const {

@@ -29,6 +29,11 @@ void Device::put() {
   if (--users_ == 0) users_gone_.notify_all();
 }
 
+bool Device::is_open() const {
+  const std::scoped_lock lock(iommu_lock_);
+  return iommu_ != nullptr;
+}
+
 Status Device::open() {
   const std::scoped_lock lock(group_->lock_);
   if (!group_->container_) return fail(EINVAL);
@@ -110,7 +115,9 @@ Status Device::dma_write(std::uint64_t iova, std::span<const std::byte> data) {
 Result<Dma> Device::dma(const std::atomic<bool>* enabled) {
   auto iommu = open_iommu();
   if (!iommu) return std::unexpected(iommu.error());
-  return Dma(std::move(*iommu), enabled);
+  auto path = (*iommu)->dma_path(*iommu, group_->iommu_group(), name_);
+  if (!path) return std::unexpected(path.error());
+  return Dma(std::move(*path), enabled);
 }
 
 DeviceFile::~DeviceFile() {

@@ -110,8 +110,11 @@ Status PinnedPages::write(std::uint64_t offset, std::span<const std::byte> data)
                         });
 }
 
-Dma::Dma(std::shared_ptr<iommu::Iommu> iommu, const std::atomic<bool>* enabled)
-    : iommu_(std::move(iommu)), enabled_(enabled), generation_(&iommu_->generation()) {}
+Dma::Dma(std::shared_ptr<iommu::DmaPath> path, const std::atomic<bool>* enabled)
+    : path_(std::move(path)),
+      prot_of_write_(path_->prot_of_write()),
+      enabled_(enabled),
+      generation_(&path_->generation()) {}
 Dma::~Dma() = default;
 
 // `size` is not 0.
@@ -127,7 +130,7 @@ inline bool Dma::is_cached(std::uint64_t iova, std::uint64_t size, Prot prot) co
 Result<std::byte*> Dma::lookup(std::uint64_t iova, std::uint64_t size, Prot prot) {
   const std::uint64_t generation = generation_->load(std::memory_order_acquire);
   if (generation != cached_generation_ || !is_cached(iova, size, prot)) [[unlikely]] {
-    auto found = iommu_->translate(iova, size, prot);
+    auto found = path_->translate(iova, size, prot);
     if (!found) return std::unexpected(found.error());
     cached_ = *found;
     cached_generation_ = generation;
@@ -146,7 +149,7 @@ Status Dma::read(std::uint64_t iova, std::span<std::byte> data) {
       return {};
     }
   }
-  return iommu_->dma_read(iova, data);
+  return path_->read(iova, data);
 }
 
 Status Dma::write(std::uint64_t iova, std::span<const std::byte> data) {
@@ -154,13 +157,13 @@ Status Dma::write(std::uint64_t iova, std::span<const std::byte> data) {
   if (!enabled()) return fail(EACCES);
   {
     const rcu::ReadGuard guard;
-    const auto host = lookup(iova, data.size(), Prot::read_write);
+    const auto host = lookup(iova, data.size(), prot_of_write_);
     if (host && *host != nullptr) {
       std::memcpy(*host, data.data(), data.size());
       return {};
     }
   }
-  return iommu_->dma_write(iova, data);
+  return path_->write(iova, data);
 }
 
 Dma::Window::~Window() {
@@ -187,8 +190,11 @@ Result<Dma::Window> Dma::translate_anew(std::uint64_t iova, std::uint64_t size, 
       return Window(*host);
     rcu::read_unlock();
     if (host) return fail(EOPNOTSUPP);
-    if (host.error() != Errno{EAGAIN}) return std::unexpected(host.error());
-    if (auto resolved = iommu_->resolve(iova); !resolved) return std::unexpected(resolved.error());
+    if (host.error() != Errno{EAGAIN}) {
+      path_->report_refused(iova, size, prot, host.error());
+      return std::unexpected(host.error());
+    }
+    if (auto resolved = path_->resolve(iova); !resolved) return std::unexpected(resolved.error());
   }
 }
 
@@ -203,14 +209,17 @@ Result<Dma::Hold> Dma::hold(std::uint64_t iova, std::uint64_t size, Prot prot) {
     {
       const rcu::ReadGuard guard;
       Hold held;
-      auto host = iommu_->hold(iova, size, prot, held.users_);
+      auto host = path_->hold(iova, size, prot, held.users_);
       if (host) {
         held.data_ = *host;
         return held;
       }
-      if (host.error() != Errno{EAGAIN}) return std::unexpected(host.error());
+      if (host.error() != Errno{EAGAIN}) {
+        path_->report_refused(iova, size, prot, host.error());
+        return std::unexpected(host.error());
+      }
     }
-    if (auto resolved = iommu_->resolve(iova); !resolved) return std::unexpected(resolved.error());
+    if (auto resolved = path_->resolve(iova); !resolved) return std::unexpected(resolved.error());
   }
 }
 

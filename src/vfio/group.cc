@@ -78,7 +78,9 @@ Result<std::shared_ptr<DeviceFile>> GroupFile::get_device(const std::shared_ptr<
     // A user counts from here on, so that a device which is found cannot be unregistered under us.
     const std::scoped_lock lock(group.device_lock_);
     for (const auto& candidate : group.devices_) {
-      if (candidate->name() != name) continue;
+      const auto matches = candidate->ops().match(candidate->name(), name);
+      if (!matches) return std::unexpected(matches.error());
+      if (!*matches) continue;
       device = candidate;
       device->get();
       break;

@@ -9,4 +9,17 @@ Result<EventFd> IrqSet::eventfd(std::size_t i) const {
   return EventFd::from(std::move(*fd));
 }
 
+bool IrqSet::complete() const {
+  switch (data()) {
+    case VFIO_IRQ_SET_DATA_NONE:
+      return true;
+    case VFIO_IRQ_SET_DATA_BOOL:
+      return bools.size() >= count;
+    case VFIO_IRQ_SET_DATA_EVENTFD:
+      return fds.size() >= count;
+    default:
+      return false;
+  }
+}
+
 }  // namespace uvfio::vfio

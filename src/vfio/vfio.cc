@@ -39,6 +39,23 @@ void Vfio::register_iommu_driver(std::unique_ptr<iommu::Driver> driver) {
   iommu_drivers_.push_back(std::move(driver));
 }
 
+std::shared_ptr<Container> Vfio::open_container() {
+  const std::scoped_lock lock(mutex_);
+  std::erase_if(containers_, [](const auto& entry) { return entry.second.expired(); });
+  auto container = std::make_shared<Container>(*this, ++last_container_);
+  containers_.emplace(container->number(), container);
+  return container;
+}
+
+std::vector<std::shared_ptr<Container>> Vfio::containers() const {
+  const std::scoped_lock lock(mutex_);
+  std::vector<std::shared_ptr<Container>> containers;
+  for (const auto& [number, weak] : containers_) {
+    if (auto container = weak.lock()) containers.push_back(std::move(container));
+  }
+  return containers;
+}
+
 std::shared_ptr<Group> Vfio::find_group(unsigned id) const {
   const std::scoped_lock lock(mutex_);
   const auto found = groups_.find(id);

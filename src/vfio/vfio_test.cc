@@ -131,7 +131,7 @@ TEST_F(VfioTest, RealGroupsNeedDmaOwnership) {
   auto group = *device->group().open();
   const auto container = vfio_.open_container();
   EXPECT_EQ(*group->status(), 0u) << "not viable";
-  EXPECT_EQ(group->set_container(container), fail(EBUSY));
+  EXPECT_EQ(group->set_container(container), fail(EPERM));
   iommu_group->unbind_host_driver();
   EXPECT_EQ(*group->status(), std::uint32_t{VFIO_GROUP_FLAGS_VIABLE});
   ASSERT_TRUE(group->set_container(container));

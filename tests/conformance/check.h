@@ -24,6 +24,7 @@ struct section {
   const char* summary;
   const struct test_case* cases;
   size_t num_cases;
+  bool needs_pci;       // Is about direct PCI devices, not about the mediated serial card.
   bool needs_root;      // Creates and removes devices; skipped by --no-root.
   void (*clean)(void);  // Undoes, after each case, what outlives the case's process. May be NULL.
 };
@@ -40,6 +41,12 @@ extern const struct section migration_section;
 extern const struct section mtty_section;
 extern const struct section mdev_section;
 extern const struct section remove_section;
+extern const struct section domain_section;
+extern const struct section domain_state_section;
+extern const struct section pci_group_section;
+extern const struct section pci_device_section;
+extern const struct section pci_irq_section;
+extern const struct section pci_signal_section;
 
 // Reports a call that returned `result`; reads errno when that is -1.
 void check(const char* name, long result);

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "fixture.h"
+#include "pci_fixture.h"
 
 enum {
   kNone = VFIO_IRQ_SET_DATA_NONE,
@@ -85,14 +86,21 @@ static long set_irqs(int device, uint32_t flags, uint32_t index, uint32_t start,
   return ioctl(device, VFIO_DEVICE_SET_IRQS, &set);
 }
 
+// Whether the cases use a direct PCI device instead of the serial card.
+static bool direct;
+
 // A device whose interrupts can be set. The kernel's sample counts them in GET_INFO.
 static struct vfio open_device(void) {
-  struct vfio vfio = open_vfio(kDevice);
+  struct vfio vfio = direct ? open_pci(0, kDevice) : open_vfio(kDevice);
   struct vfio_device_info info = {.argsz = sizeof(info)};
   if (ioctl(vfio.device, VFIO_DEVICE_GET_INFO, &info)) {
     give_up("GET_INFO");
   }
   return vfio;
+}
+
+static int open_once_more(int group) {
+  return direct ? get_pci_device(group, pci_name(0)) : get_device_fd(group);
 }
 
 static void disable_all(int device) {
@@ -297,11 +305,11 @@ static void eventfd_lifetime(void) {
   eventfd = make_eventfd();
   check("enable.again",
         set_irqs(vfio.device, kEventfd | kTrigger, kMsi, 0, 1, kOneEventfd, eventfd));
-  int second = get_device_fd(vfio.group);
+  int second = open_once_more(vfio.group);
   close(vfio.device);
   check("trigger.one_left", set_irqs(second, kNone | kTrigger, kMsi, 0, 1, kNothing, -1));
   close(second);
-  vfio.device = get_device_fd(vfio.group);
+  vfio.device = open_once_more(vfio.group);
   check("trigger.reopened", set_irqs(vfio.device, kNone | kTrigger, kMsi, 0, 1, kNothing, -1));
   check_value("signals.reopened", "%llu", (unsigned long long)take_signals(eventfd));
 
@@ -323,4 +331,29 @@ const struct section irq_section = {
     .summary = "SET_IRQS and the eventfds",
     .cases = kCases,
     .num_cases = ARRAY_SIZE(kCases),
+};
+
+static void on_pci(void (*run)(void)) {
+  direct = true;
+  run();
+}
+
+static void pci_argument(void) { on_pci(argument); }
+static void pci_disabled(void) { on_pci(set_disabled); }
+static void pci_intx(void) { on_pci(set_intx); }
+static void pci_msi(void) { on_pci(set_msi); }
+static void pci_delivery(void) { on_pci(delivery); }
+static void pci_eventfd(void) { on_pci(eventfd_lifetime); }
+
+static const struct test_case kPciCases[] = {
+    {"argument", pci_argument}, {"disabled", pci_disabled}, {"intx", pci_intx},
+    {"msi", pci_msi},           {"delivery", pci_delivery}, {"eventfd", pci_eventfd},
+};
+
+const struct section pci_irq_section = {
+    .name = "pci_irq",
+    .summary = "the same on a direct PCI device",
+    .cases = kPciCases,
+    .num_cases = ARRAY_SIZE(kPciCases),
+    .needs_pci = true,
 };

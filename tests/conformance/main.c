@@ -1,4 +1,4 @@
-// Makes every VFIO call that a mediated serial card allows, and prints what came of it, one line a
+// Makes every VFIO call that a mediated serial card and a direct PCI device allow, and prints what came of it, one line a
 // check. The output does not depend on the machine, so that one implementation's can be compared
 // with another's: see README.md.
 
@@ -8,11 +8,15 @@
 
 #include "check.h"
 #include "fixture.h"
+#include "pci_fixture.h"
 
 static const struct section* const kSections[] = {
     &container_section, &group_section,  &lifetime_section, &type1_section,
     &dirty_section,     &device_section, &irq_section,      &feature_section,
     &migration_section, &mtty_section,   &mdev_section,     &remove_section,
+    // Direct PCI devices
+    &domain_section,     &domain_state_section, &pci_group_section,
+    &pci_device_section, &pci_irq_section,      &pci_signal_section,
 };
 
 static char** selectors;
@@ -23,9 +27,10 @@ static void usage(FILE* out) {
       out,
       "usage: uvfio-conformance [--no-root] [--list] [SECTION[.CASE[.CHECK]]...]\n"
       "\n"
-      "Checks a VFIO implementation through a mediated serial card (mtty). The card is the one\n"
-      "whose UUID is in $UVFIO_MDEV, else the first in " MDEV_DEVICES
-      ".\n"
+      "Checks a VFIO implementation through a mediated serial card (mtty), the one whose UUID is\n"
+      "in $UVFIO_MDEV, else the first in " MDEV_DEVICES
+      "; and through educational PCI\n"
+      "devices (1234:11e8) bound to vfio-pci. Sections without their devices are left out.\n"
       "\n"
       "  --list     print the sections and cases, run nothing\n"
       "  --no-root  leave out the sections that create and remove devices\n"
@@ -81,14 +86,18 @@ int main(int argc, char** argv) {
   selectors = argv + first;
   num_selectors = argc - first;
 
-  if (!list && !find_device(getenv("UVFIO_MDEV"))) {
-    fprintf(stderr, "uvfio-conformance: no mediated device in %s\n", MDEV_DEVICES);
+  const bool have_mdev = find_device(getenv("UVFIO_MDEV"));
+  const bool have_pci = find_pci_devices();
+  if (!list && !have_mdev && !have_pci) {
+    fprintf(stderr, "uvfio-conformance: no mediated device in %s, no two direct ones\n",
+            MDEV_DEVICES);
     return 2;
   }
   bool any = false;
   for (size_t i = 0; i < ARRAY_SIZE(kSections); i++) {
     const struct section* section = kSections[i];
-    if (section->needs_root && !with_root) {
+    if ((section->needs_root && !with_root) ||
+        (!list && !(section->needs_pci ? have_pci : have_mdev))) {
       continue;
     }
     for (size_t j = 0; j < section->num_cases; j++) {

@@ -40,6 +40,11 @@ class ArenaCaller final : public uapi::Caller {
     if (files.contains(fd) || devices.contains(fd)) return fail(EBADFD);
     return fail(EBADF);
   }
+  Result<std::shared_ptr<vfio::GroupFile>> group(int fd) override {
+    if (const auto found = groups.find(fd); found != groups.end()) return found->second;
+    if (files.contains(fd) || devices.contains(fd) || containers.contains(fd)) return fail(EINVAL);
+    return fail(EBADF);
+  }
   Result<std::shared_ptr<memory::AddressSpace>> address_space() override { return space; }
   bool can_lock_memory() override { return false; }
   bool can_mmap() const override { return mmap; }
@@ -70,6 +75,7 @@ class ArenaCaller final : public uapi::Caller {
   std::shared_ptr<FakeAddressSpace> space = std::make_shared<FakeAddressSpace>(0, 1 << 20);
   std::map<int, Fd> files;
   std::map<int, std::shared_ptr<vfio::Container>> containers;
+  std::map<int, std::shared_ptr<vfio::GroupFile>> groups;
   std::map<int, std::shared_ptr<vfio::DeviceFile>> devices;
   std::map<int, std::shared_ptr<vfio::MigrationStream>> streams;
   int next_fd = 100;

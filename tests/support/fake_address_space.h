@@ -5,11 +5,25 @@
 #include <algorithm>
 #include <atomic>
 #include <limits>
+#include <new>
 #include <vector>
 
 #include "uvfio/memory.h"
 
 namespace uvfio::testing {
+
+// Client memory starts at a page.
+template <typename T>
+struct PageAllocator {
+  using value_type = T;
+  T* allocate(std::size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{memory::kPageSize}));
+  }
+  void deallocate(T* memory, std::size_t) {
+    ::operator delete(memory, std::align_val_t{memory::kPageSize});
+  }
+  bool operator==(const PageAllocator&) const = default;
+};
 
 class FakeAddressSpace final : public memory::AddressSpace {
  public:
@@ -20,6 +34,7 @@ class FakeAddressSpace final : public memory::AddressSpace {
       : memory(size), base_(base), kind_(kind) {}
 
   bool alive() const override { return !dead; }
+  std::string name() const override { return "a test"; }
   Status read(std::uint64_t vaddr, std::span<std::byte> data) override {
     if (auto checked = check(vaddr, data.size(), false); !checked) return checked;
     std::ranges::copy(std::span(memory).subspan(vaddr - base_, data.size()), data.begin());
@@ -46,7 +61,7 @@ class FakeAddressSpace final : public memory::AddressSpace {
   }
   std::uint64_t lock_limit() const override { return limit; }
 
-  std::vector<std::byte> memory;
+  std::vector<std::byte, PageAllocator<std::byte>> memory;
   std::atomic<bool> dead = false;
   bool read_only = false;
   std::uint64_t limit = std::numeric_limits<std::uint64_t>::max();  // pages

@@ -5,10 +5,19 @@
 
 namespace uvfio::iommu::type1 {
 
-DirtyBitmap::DirtyBitmap(std::uint64_t pages)
-    : pages_(pages), words_(std::make_unique<std::atomic<std::uint64_t>[]>(words())) {}
+DirtyBitmap::DirtyBitmap(std::uint64_t pages, unsigned shift)
+    : shift_(shift),
+      bits_(((pages - 1) >> shift) + 1),
+      words_(std::make_unique<std::atomic<std::uint64_t>[]>(words())) {}
 
 void DirtyBitmap::set(std::uint64_t first, std::uint64_t count) {
+  const std::uint64_t last = (first + (count - 1)) >> shift_;
+  set_bits(first >> shift_, last - (first >> shift_) + 1);
+}
+
+void DirtyBitmap::set_all() { set_bits(0, bits_); }
+
+void DirtyBitmap::set_bits(std::uint64_t first, std::uint64_t count) {
   while (count != 0) {
     const std::uint64_t bit = first % 64;
     const std::uint64_t run = std::min<std::uint64_t>(count, 64 - bit);
@@ -29,7 +38,7 @@ Status DirtyBitmap::report(UserBitmap& user, std::uint64_t at, Take take) {
   }
   std::array<std::uint64_t, 512> buffer;
   std::array<std::uint64_t, 512> taken;
-  const std::uint64_t total = (pages_ + shift + 63) / 64;
+  const std::uint64_t total = (bits_ + shift + 63) / 64;
   for (std::uint64_t done = 0; done < total;) {
     const std::uint64_t run = std::min<std::uint64_t>(total - done, buffer.size());
     for (std::uint64_t i = 0; i < run; ++i) {

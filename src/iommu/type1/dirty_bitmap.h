@@ -19,7 +19,7 @@ class UserBitmap {
   [[nodiscard]] virtual Status write(std::uint64_t word, std::span<const std::uint64_t> words) = 0;
 };
 
-// One bit a page. Bits may be set by any thread at any time; the rest is the mapping owner's
+// One bit for each of the container's smallest pages. Bits may be set by any thread at any time; the rest is the mapping owner's
 // business.
 class DirtyBitmap {
  public:
@@ -32,9 +32,12 @@ class DirtyBitmap {
     return (pages + 63) / 64 * 8;
   }
 
-  explicit DirtyBitmap(std::uint64_t pages);
+  // For `pages` of 4 KiB; a bit stands for 2^shift of them.
+  explicit DirtyBitmap(std::uint64_t pages, unsigned shift = 0);
 
+  // In pages of 4 KiB; `count` is not 0.
   void set(std::uint64_t first, std::uint64_t count);
+  void set_all();
   // Copies all bits to bit `at` and on of the user's bitmap; the rest of the last word becomes 0.
   // Where `at` is inside a word, what the user has in that word stays set. EFAULT.
   // update_user_bitmap.
@@ -43,9 +46,11 @@ class DirtyBitmap {
   [[nodiscard]] Status report(UserBitmap& user, std::uint64_t at, Take take);
 
  private:
-  [[nodiscard]] std::uint64_t words() const { return (pages_ + 63) / 64; }
+  [[nodiscard]] std::uint64_t words() const { return (bits_ + 63) / 64; }
+  void set_bits(std::uint64_t first, std::uint64_t count);
 
-  std::uint64_t pages_;
+  unsigned shift_;
+  std::uint64_t bits_;
   std::unique_ptr<std::atomic<std::uint64_t>[]> words_;
 };
 

@@ -21,4 +21,12 @@ Status Mapping::resolve() {
   return {};
 }
 
+void Mapping::adopt_reach(const Mapping& other) {
+  // Memory that is shared stays where it is; what is copied comes from the new address.
+  if (other.reach() != Reach::direct) return;
+  view_owner_ = other.view_owner_;
+  host_ = other.host_;
+  reach_.store(Reach::direct, std::memory_order_release);
+}
+
 }  // namespace uvfio::iommu::type1

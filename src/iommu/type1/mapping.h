@@ -69,6 +69,11 @@ class alignas(64) Mapping {
 
   // Guarded by Type1's lock.
   std::unique_ptr<PinTable> pins;
+  bool iommu_mapped = false;   // in every domain's table, all pages pinned and charged
+  bool vaddr_invalid = false;  // UNMAP_DMA with VADDR: `vaddr` is to be given anew
+
+  // Takes over how the memory is reached, when only its address in the client changes.
+  void adopt_reach(const Mapping& other);
 
  private:
   std::shared_ptr<const void> view_owner_;

@@ -21,6 +21,11 @@ class PinTable {
 
   // Pages with at least one reference.
   [[nodiscard]] std::uint64_t pinned() const { return pinned_; }
+  // Calls visit(first, count) for every run of pages in [first, first + count) that have exactly
+  // `references`, ascending.
+  template <typename Visit>
+  void for_each_run_with(std::uint32_t references, std::uint64_t first, std::uint64_t count,
+                         Visit&& visit) const;
   // Calls visit(first, count) for every run of pinned pages, ascending.
   template <typename Visit>
   void for_each_run(Visit&& visit) const;
@@ -42,6 +47,27 @@ class PinTable {
   Chunks chunks_;
   std::uint64_t pinned_ = 0;
 };
+
+template <typename Visit>
+void PinTable::for_each_run_with(std::uint32_t references, std::uint64_t first,
+                                 std::uint64_t count, Visit&& visit) const {
+  std::uint64_t length = 0;
+  const Chunk* chunk = nullptr;
+  for (std::uint64_t page = first; page < first + count; ++page) {
+    if (page == first || page % kChunkPages == 0) {
+      const auto found = chunks_.find(page / kChunkPages);
+      chunk = found == chunks_.end() ? nullptr : found->second.get();
+    }
+    const std::uint32_t has = chunk == nullptr ? 0 : chunk->references[page % kChunkPages];
+    if (has == references) {
+      ++length;
+    } else if (length != 0) {
+      visit(page - length, length);
+      length = 0;
+    }
+  }
+  if (length != 0) visit(first + count - length, length);
+}
 
 template <typename Visit>
 void PinTable::for_each_run(Visit&& visit) const {

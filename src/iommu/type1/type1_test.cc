@@ -67,7 +67,7 @@ class Type1Test : public ::testing::Test {
   std::shared_ptr<FakeAddressSpace> space_ = std::make_shared<FakeAddressSpace>(kBase, 64 * kPage);
   bool lock_cap_ = false;
   IommuGroup group_{0, GroupType::emulated};
-  Type1 iommu_{true, {}};
+  Type1 iommu_{true, std::make_shared<Parameters>()};
 };
 
 TEST_F(Type1Test, MapChecksInOrder) {
@@ -96,7 +96,9 @@ TEST_F(Type1Test, MapDoesNotLookAtTheMemory) {
 }
 
 TEST(Type1, EntryLimit) {
-  Type1 iommu(true, {.dma_entry_limit = 2});
+  const auto parameters = std::make_shared<Parameters>();
+  parameters->dma_entry_limit = 2;
+  Type1 iommu(true, parameters);
   IommuGroup group(0, GroupType::emulated);
   ASSERT_TRUE(iommu.attach_group(group));
   const Mapper mapper{.space = std::make_shared<FakeAddressSpace>(0, kPage)};
@@ -110,7 +112,7 @@ TEST(Type1, EntryLimit) {
 }
 
 TEST(Type1, GroupsAttachOnceAndRealOnesNeedADomain) {
-  Type1 iommu(true, {});
+  Type1 iommu(true, std::make_shared<Parameters>());
   IommuGroup emulated(0, GroupType::emulated);
   IommuGroup real(1, GroupType::real);
   EXPECT_TRUE(iommu.attach_group(emulated));
@@ -144,7 +146,7 @@ TEST_F(Type1Test, UnmapChecksInOrder) {
 }
 
 TEST(Type1, UnmapVersion1TakesWholeMappingsFromTheirStart) {
-  Type1 iommu(false, {});
+  Type1 iommu(false, std::make_shared<Parameters>());
   IommuGroup group(0, GroupType::emulated);
   ASSERT_TRUE(iommu.attach_group(group));
   const Mapper mapper{.space = std::make_shared<FakeAddressSpace>(0, kPage)};

@@ -1,0 +1,127 @@
+#include "vfio/virqfd.h"
+
+#include <sys/epoll.h>
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "base/log.h"
+
+namespace uvfio::vfio {
+
+struct Virqfd::Watch {
+  Watch(EventFd event_fd, Handler callback)
+      : event(std::move(event_fd)), handler(std::move(callback)) {}
+  const EventFd event;
+  const Handler handler;
+  std::uint64_t id = 0;
+  std::mutex running;  // held while the handler runs
+  bool detached = false;
+
+  void signalled() {
+    const std::lock_guard lock(running);
+    if (!detached && event.consume()) handler();
+  }
+};
+
+// The thread that waits for all eventfds.
+class Virqfd::Poller {
+ public:
+  static Result<Poller*> get() {
+    static Poller poller;
+    if (!poller.thread_.joinable()) return fail(ENOMEM);
+    return &poller;
+  }
+
+  Status add(const std::shared_ptr<Watch>& watch) {
+    const std::lock_guard lock(mutex_);
+    watch->id = ++last_id_;
+    // By edges: one call for each signal, even if an eventfd (a semaphore) stays readable.
+    // Otherwise a client could keep the thread busy with a single write.
+    epoll_event event{.events = EPOLLIN | EPOLLET, .data = {.u64 = watch->id}};
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, watch->event.get(), &event) != 0) return fail(errno);
+    watches_.emplace(watch->id, watch);
+    return {};
+  }
+
+  void remove(Watch& watch) {
+    const std::lock_guard lock(mutex_);
+    if (watches_.erase(watch.id) == 0) return;
+    epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, watch.event.get(), nullptr);
+  }
+
+ private:
+  static constexpr std::uint64_t kStop = 0;
+
+  Poller() {
+    auto stop = EventFd::create();
+    Fd epoll(epoll_create1(EPOLL_CLOEXEC));
+    if (!stop || !epoll) return;
+    epoll_event event{.events = EPOLLIN, .data = {.u64 = kStop}};
+    if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, stop->get(), &event) != 0) return;
+    epoll_ = std::move(epoll);
+    stop_ = std::make_unique<EventFd>(std::move(*stop));
+    try {
+      thread_ = std::thread([this] { run(); });
+    } catch (const std::system_error& error) {
+      spdlog::error("cannot start the thread that waits for eventfds: {}", error.what());
+    }
+  }
+  ~Poller() {
+    if (!thread_.joinable()) return;
+    stop_->signal();
+    thread_.join();
+  }
+
+  void run() {
+    std::array<epoll_event, 64> events{};
+    while (true) {
+      const int ready =
+          epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), -1);
+      for (int i = 0; i < ready; ++i) {
+        const std::uint64_t id = events[static_cast<std::size_t>(i)].data.u64;
+        if (id == kStop) return;
+        if (const auto watch = find(id)) watch->signalled();
+      }
+    }
+  }
+
+  std::shared_ptr<Watch> find(std::uint64_t id) {
+    const std::lock_guard lock(mutex_);
+    const auto found = watches_.find(id);
+    return found == watches_.end() ? nullptr : found->second;
+  }
+
+  Fd epoll_;
+  std::unique_ptr<EventFd> stop_;
+  std::mutex mutex_;  // guards the rest
+  std::map<std::uint64_t, std::shared_ptr<Watch>> watches_;
+  std::uint64_t last_id_ = kStop;
+  std::thread thread_;
+};
+
+Status Virqfd::enable(EventFd event, Handler handler) {
+  if (watch_) return fail(EBUSY);
+  const auto poller = Poller::get();
+  if (!poller) return std::unexpected(poller.error());
+  auto watch = std::make_shared<Watch>(std::move(event), std::move(handler));
+  watch->signalled();
+  if (auto added = (*poller)->add(watch); !added) return added;
+  watch_ = std::move(watch);
+  return {};
+}
+
+void Virqfd::disable() {
+  if (!watch_) return;
+  if (const auto poller = Poller::get()) (*poller)->remove(*watch_);
+  {
+    const std::lock_guard lock(watch_->running);
+    watch_->detached = true;
+  }
+  watch_.reset();
+}
+
+}  // namespace uvfio::vfio
