@@ -1,6 +1,6 @@
-// The educational PCI device of QEMU (1234:11e8): identification, a liveness check, factorials, interrupts
-// on demand, and a DMA engine. Written from its specification, docs/specs/edu.rst of QEMU; section
-// names below are that document's.
+// The educational PCI device of QEMU (1234:11e8): identification, a liveness check, factorials,
+// interrupts on demand, and a DMA engine. Written from its specification, docs/specs/edu.rst of
+// QEMU; section names below are that document's.
 #pragma once
 
 #include <array>
@@ -50,8 +50,7 @@ class Edu final : public pci::Model {
 
   [[nodiscard]] const pci::Description& description() const override { return description_; }
   void connect(pci::Port& port) override { port_ = &port; }
-  [[nodiscard]] std::uint64_t read_bar(unsigned bar, std::uint64_t offset,
-                                       unsigned width) override;
+  [[nodiscard]] std::uint64_t read_bar(unsigned bar, std::uint64_t offset, unsigned width) override;
   void write_bar(unsigned bar, std::uint64_t offset, unsigned width, std::uint64_t value) override;
   void reset() override;
 

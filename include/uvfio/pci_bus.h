@@ -66,14 +66,15 @@ struct Id {
   [[nodiscard]] bool matches(const Description& function) const;
 };
 
-// struct pci_driver. It must outlive its registration. probe and remove of one device never overlap.
+// struct pci_driver. It must outlive its registration. probe and remove of one device never
+// overlap.
 class Driver {
  public:
   virtual ~Driver() = default;
   [[nodiscard]] virtual std::string name() const = 0;
   [[nodiscard]] virtual std::vector<Id> ids() const { return {}; }
-  // Its devices' DMA is not the host's: it belongs to user space (vfio-pci) or to nobody (pci-stub), so
-  // that it does not make an IOMMU group unusable for VFIO.
+  // Its devices' DMA is not the host's: it belongs to user space (vfio-pci) or to nobody
+  // (pci-stub), so that it does not make an IOMMU group unusable for VFIO.
   [[nodiscard]] virtual bool driver_managed_dma() const { return false; }
   [[nodiscard]] virtual Status probe(Device& device) = 0;
   // May block until the users of the device have gone.
@@ -98,8 +99,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // Text as written to sysfs: up to a newline; nothing there: no override. EINVAL: too long.
   [[nodiscard]] Status set_driver_override(std::string_view text);
 
-  // Enables the function's decoding (pci_enable_device), counted; `disable` undoes one. EIO: it was not
-  // enabled.
+  // Enables the function's decoding (pci_enable_device), counted; `disable` undoes one. EIO: it was
+  // not enabled.
   void enable();
   [[nodiscard]] Status disable();
   [[nodiscard]] unsigned enable_count() const { return enable_count_; }
@@ -125,8 +126,8 @@ class Device : public std::enable_shared_from_this<Device> {
   const std::shared_ptr<iommu::IommuGroup> group_;
   std::atomic<unsigned> enable_count_{0};
 
-  std::mutex driver_lock_;  // held over probe and remove (device_lock)
-  bool removed_ = false;    // guarded by driver_lock_
+  std::mutex driver_lock_;    // held over probe and remove (device_lock)
+  bool removed_ = false;      // guarded by driver_lock_
   mutable std::mutex mutex_;  // guards the rest; taken last
   Driver* driver_ = nullptr;
   std::optional<std::string> driver_override_;
@@ -138,7 +139,9 @@ class Listener {
   virtual ~Listener() = default;
   virtual void pci_driver_registered(Driver& driver) { static_cast<void>(driver); }
   virtual void pci_driver_unregistered(Driver& driver) { static_cast<void>(driver); }
-  virtual void pci_device_added(const std::shared_ptr<Device>& device) { static_cast<void>(device); }
+  virtual void pci_device_added(const std::shared_ptr<Device>& device) {
+    static_cast<void>(device);
+  }
   // It has no driver any more, and will not get one.
   virtual void pci_device_removed(const std::shared_ptr<Device>& device) {
     static_cast<void>(device);
@@ -154,8 +157,8 @@ class Listener {
 
 // All PCI of one host: struct bus_type pci_bus_type, and the buses themselves. Thread-safe.
 //
-// There are no bridges to be seen: every bus is shown as a root bus. A reset of bus 00 resets one slot
-// (they are hot-plug slots), of any other bus all its functions.
+// There are no bridges to be seen: every bus is shown as a root bus. A reset of bus 00 resets one
+// slot (they are hot-plug slots), of any other bus all its functions.
 class Bus {
  public:
   // `vfio` numbers the groups and outlives the bus.
@@ -175,8 +178,8 @@ class Bus {
     std::shared_ptr<iommu::Unit> unit;
     std::vector<iommu::ReservedRegion> reserved;  // of the group, beside the unit's
   };
-  // Plugs a function in: BARs get addresses, and the host finds it. EEXIST: the place is taken. EINVAL: the
-  // description is bad, or the group is behind another unit. ENOSPC: no addresses left.
+  // Plugs a function in: BARs get addresses, and the host finds it. EEXIST: the place is taken.
+  // EINVAL: the description is bad, or the group is behind another unit. ENOSPC: no addresses left.
   [[nodiscard]] Result<std::shared_ptr<Device>> plug(const Place& place,
                                                      std::unique_ptr<Model> model);
   // Takes the function out of the machine, after the host has let it go. ENODEV: there is none.
@@ -198,19 +201,20 @@ class Bus {
 
   // --- Drivers. Texts are what is written to the sysfs files of these names.
 
-  // EEXIST: a driver of this name is there. Devices that it matches are bound, unless autoprobe is off.
+  // EEXIST: a driver of this name is there. Devices that it matches are bound, unless autoprobe is
+  // off.
   [[nodiscard]] Status register_driver(Driver& driver);
   void unregister_driver(Driver& driver);
   [[nodiscard]] std::vector<Driver*> drivers() const;
   [[nodiscard]] Driver* find_driver(std::string_view name) const;
 
-  // ENODEV: no such device, or the driver does not match it. EBUSY: it has a driver, or VFIO owns its
-  // group. Otherwise what probe says.
+  // ENODEV: no such device, or the driver does not match it. EBUSY: it has a driver, or VFIO owns
+  // its group. Otherwise what probe says.
   [[nodiscard]] Status bind(Driver& driver, std::string_view device);
   // ENODEV: the device is not bound to this driver.
   [[nodiscard]] Status unbind(Driver& driver, std::string_view device);
-  // "vendor device [subvendor subdevice [class class_mask [driver_data]]]", hexadecimal. EINVAL: not
-  // that, or a driver_data that no id of the driver has. EEXIST: served already.
+  // "vendor device [subvendor subdevice [class class_mask [driver_data]]]", hexadecimal. EINVAL:
+  // not that, or a driver_data that no id of the driver has. EEXIST: served already.
   [[nodiscard]] Status new_id(Driver& driver, std::string_view text);
   // ENODEV: no such dynamic id.
   [[nodiscard]] Status remove_id(Driver& driver, std::string_view text);
@@ -246,7 +250,7 @@ class Bus {
   Listener* listener_ = nullptr;
   std::atomic<bool> autoprobe_{true};
 
-  mutable std::mutex mutex_;  // guards the rest
+  mutable std::mutex mutex_;                                       // guards the rest
   std::map<std::uint16_t, std::unique_ptr<AddressSpace>> spaces_;  // by segment
   std::map<Address, Hardware> hardware_;
   std::map<Address, std::shared_ptr<Device>> devices_;

@@ -75,9 +75,8 @@ PciFunctions::~PciFunctions() {
 
 Outcome<void> PciFunctions::add_units(const Topology& topology) {
   for (const auto& properties : topology.iommus) {
-    if (std::ranges::any_of(units_, [&](const auto& unit) {
-          return unit->properties().name == properties.name;
-        })) {
+    if (std::ranges::any_of(
+            units_, [&](const auto& unit) { return unit->properties().name == properties.name; })) {
       return failure("the IOMMU \"{}\" is given twice", properties.name);
     }
     units_.push_back(std::make_shared<iommu::Unit>(properties));
@@ -109,12 +108,11 @@ Outcome<void> PciFunctions::add(const PciRequest& request, const pci::Address& a
   if (unit == units_.end()) {
     std::vector<std::string_view> known;
     for (const auto& each : units_) known.push_back(each->properties().name);
-    return failure("there is no IOMMU \"{}\"; known are {}", request.iommu,
-                   fmt::join(known, ", "));
+    return failure("there is no IOMMU \"{}\"; known are {}", request.iommu, fmt::join(known, ", "));
   }
-  auto device = host_.pci().plug(
-      {.address = address, .group = request.group, .unit = *unit, .reserved = {}},
-      std::move(*model));
+  auto device =
+      host_.pci().plug({.address = address, .group = request.group, .unit = *unit, .reserved = {}},
+                       std::move(*model));
   if (!device) {
     return failure("cannot plug {} in at {}: {}", request.model, address.to_string(),
                    value(device.error()) == EINVAL ? "its IOMMU group is behind another IOMMU"

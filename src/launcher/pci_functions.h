@@ -1,4 +1,5 @@
-// The PCI functions of a topology on a host: models, IOMMU units, and the drivers that the host has.
+// The PCI functions of a topology on a host: models, IOMMU units, and the drivers that the host
+// has.
 #pragma once
 
 #include <memory>

@@ -61,7 +61,8 @@ Outcome<std::unique_ptr<pci::Model>> make_nvme(const ModelKeys& keys) {
   constexpr std::uint64_t kMost = std::numeric_limits<unsigned>::max();
   options.lba_size = static_cast<unsigned>(std::min(*lba_size, kMost));
   options.io_queues = static_cast<unsigned>(std::min(*queues, kMost));
-  if (const auto serial = keys.find("serial"); serial != keys.end()) options.serial = serial->second;
+  if (const auto serial = keys.find("serial"); serial != keys.end())
+    options.serial = serial->second;
   if (const auto file = keys.find("file"); file != keys.end()) {
     for (const auto part : std::views::split(file->second, ':')) {
       options.files.emplace_back(part.begin(), part.end());

@@ -55,8 +55,9 @@ struct SignalState {
   }
 };
 
-// Parent and child talk over a socket pair: the parent says "go" and sends the server's root, the
-// child answers with the listener of its filter. Either may send a reason why not instead.
+// Parent and child talk over a socket pair of messages: the parent sends the variables NAME=VALUE
+// of the environment and then the server's root; the child answers with the listener of its filter,
+// or with a reason why not.
 void send_fd(const Fd& socket, const Outcome<int>& fd) {
   std::string text = fd ? "ready" : fd.error();
   iovec part{.iov_base = text.data(), .iov_len = text.size()};
@@ -76,7 +77,14 @@ void send_fd(const Fd& socket, const Outcome<int>& fd) {
   static_cast<void>(sendmsg(socket.get(), &message, MSG_NOSIGNAL));
 }
 
-Outcome<Fd> receive_fd(const Fd& socket) {
+struct Message {
+  Fd fd;  // none: only text
+  std::string text;
+};
+
+// Nothing: the other end has gone.
+std::optional<Message> receive(const Fd& socket) {
+  Message received;
   std::array<char, 1024> text{};
   iovec part{.iov_base = text.data(), .iov_len = text.size()};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
@@ -86,14 +94,15 @@ Outcome<Fd> receive_fd(const Fd& socket) {
   message.msg_control = control.data();
   message.msg_controllen = control.size();
   const ssize_t size = recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC);
-  if (size <= 0) return failure("the program's process ended before it was ready");
+  if (size <= 0) return std::nullopt;
+  received.text.assign(text.data(), static_cast<std::size_t>(size));
   if (const cmsghdr* header = CMSG_FIRSTHDR(&message);
       header != nullptr && header->cmsg_type == SCM_RIGHTS) {
     int fd = -1;
     memcpy(&fd, CMSG_DATA(header), sizeof fd);
-    return Fd(fd);
+    received.fd = Fd(fd);
   }
-  return std::unexpected(std::string(text.data(), static_cast<std::size_t>(size)));
+  return received;
 }
 
 // Variables of an uvfio further out would name devices that are not here.
@@ -102,24 +111,34 @@ bool is_ours(std::string_view variable) {
          variable.starts_with("UVFIO_GROUP_") || variable.starts_with("UVFIO_SYSFS_");
 }
 
-void set_environment(const Program::Command& command) {
+void clear_environment() {
   std::vector<std::string> old;
   for (char** variable = environ; *variable != nullptr; ++variable) {
     const std::string_view text = *variable;
     if (is_ours(text)) old.emplace_back(text.substr(0, text.find('=')));
   }
   for (const auto& name : old) unsetenv(name.c_str());
-  for (const auto& [name, value] : command.environment) setenv(name.c_str(), value.c_str(), 1);
+}
+
+// Sets the environment; returns the server's root, or no Fd if the parent has given up.
+Fd receive_start(const Fd& socket) {
+  clear_environment();
+  while (auto message = receive(socket)) {
+    if (message->fd) return std::move(message->fd);
+    const auto equals = message->text.find('=');
+    setenv(message->text.substr(0, equals).c_str(), message->text.substr(equals + 1).c_str(), 1);
+  }
+  return Fd();
 }
 
 // The child: waits until everything is in place, then becomes the program.
-[[noreturn]] void become_program(const Program::Command& command, const Fd& socket,
+[[noreturn]] void become_program(const std::vector<std::string>& command, const Fd& socket,
                                  const SignalState& signals) {
-  const auto root = receive_fd(socket);
+  const Fd root = receive_start(socket);
   if (!root) _exit(kExitFailed);  // the parent has said why
-  // Here, and not in the process that serves those files: a process that is killed while it waits for
-  // itself can never end.
-  if (auto laid = overlay(*root); !laid) {
+  // Here, and not in the process that serves those files: a process that is killed while it waits
+  // for itself can never end.
+  if (auto laid = overlay(root); !laid) {
     send_fd(socket, std::unexpected(laid.error()));
     _exit(kExitFailed);
   }
@@ -128,7 +147,6 @@ void set_environment(const Program::Command& command) {
   if (const auto directory = std::filesystem::current_path(error); !error) {
     std::filesystem::current_path(directory, error);
   }
-  set_environment(command);
   {
     const auto listener = load_notify_filter();
     if (!listener) {
@@ -139,7 +157,7 @@ void set_environment(const Program::Command& command) {
   }
   signals.restore();
   std::vector<char*> arguments;
-  for (const auto& argument : command.arguments) {
+  for (const auto& argument : command) {
     arguments.push_back(const_cast<char*>(argument.c_str()));
   }
   arguments.push_back(nullptr);
@@ -207,7 +225,7 @@ std::optional<int> reap(pid_t program) {
 
 }  // namespace
 
-Outcome<Program> Program::fork(const Command& command) {
+Outcome<Program> Program::fork(const std::vector<std::string>& arguments) {
   std::array<int, 2> ends{};
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) != 0) {
     return failure("cannot make a socket pair: {}", strerror(errno));
@@ -225,7 +243,7 @@ Outcome<Program> Program::fork(const Command& command) {
     parent_end.reset();
     prctl(PR_SET_PDEATHSIG, SIGKILL);  // no orphan without its devices, also if uvfio is killed
     if (getppid() != parent) _exit(kExitFailed);
-    become_program(command, child_end, signals);
+    become_program(arguments, child_end, signals);
   }
   return Program(pid, std::move(parent_end));
 }
@@ -238,11 +256,17 @@ Program::~Program() {
   if (pid_ >= 0) end_orphans();
 }
 
-Outcome<Fd> Program::go(const Fd& server_root) {
+Outcome<Fd> Program::go(const Fd& server_root, const Environment& environment) {
+  for (const auto& [name, value] : environment) {
+    const std::string text = name + "=" + value;
+    static_cast<void>(send(socket_.get(), text.data(), text.size(), MSG_NOSIGNAL));
+  }
   send_fd(socket_, server_root.get());
-  auto listener = receive_fd(socket_);
+  auto answer = receive(socket_);
   socket_.reset();
-  return listener;
+  if (!answer) return failure("the program's process ended before it was ready");
+  if (!answer->fd) return std::unexpected(std::move(answer->text));
+  return std::move(answer->fd);
 }
 
 int Program::wait() {

@@ -24,14 +24,12 @@ inline constexpr int kExitSignal = 128;  // plus the number of the signal that e
 // calling thread and in those that it makes.
 class Program {
  public:
-  struct Command {
-    std::vector<std::string> arguments;  // the program's name first; looked for in PATH
-    std::vector<std::pair<std::string, std::string>> environment;  // added to ours
-  };
+  using Environment = std::vector<std::pair<std::string, std::string>>;
 
-  // Makes the process, which waits for go(). Only while this process has a single thread: then the
-  // child may do what it likes before it executes the program.
-  [[nodiscard]] static Outcome<Program> fork(const Command& command);
+  // Makes the process, which waits for go(). The program's name comes first in `arguments`; it is looked
+  // for in PATH. Only while this process has a single thread: then the child may do what it likes before
+  // it executes the program, and no other thread gets the signals.
+  [[nodiscard]] static Outcome<Program> fork(const std::vector<std::string>& arguments);
   Program(Program&& other) noexcept
       : pid_(std::exchange(other.pid_, -1)), socket_(std::move(other.socket_)) {}
   Program& operator=(Program&&) = delete;
@@ -41,8 +39,9 @@ class Program {
   ~Program();
 
   // Lays the server's directories over the machine's (mount_namespace.h), installs the seccomp filter
-  // in the process and lets it execute the program. The result is the filter's listener.
-  [[nodiscard]] Outcome<Fd> go(const Fd& server_root);
+  // in the process and lets it execute the program, with `environment` added to ours. The result is the
+  // filter's listener.
+  [[nodiscard]] Outcome<Fd> go(const Fd& server_root, const Environment& environment);
 
   // Waits for the end of the program. Returns the exit status of `uvfio run`.
   [[nodiscard]] int wait();

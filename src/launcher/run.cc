@@ -39,7 +39,7 @@ unsigned first_free_group() {
   return first;
 }
 
-using Environment = std::vector<std::pair<std::string, std::string>>;
+using Environment = Program::Environment;
 
 // Where the program finds its devices. The names are documented in docs/uvfio.1.
 Environment environment_for(const std::vector<std::shared_ptr<mdev::Device>>& devices) {
@@ -125,25 +125,27 @@ Outcome<int> try_run(const RunOptions& options) {
     return std::unexpected(set.error());
   const auto models = add_models(host);
   if (!models) return std::unexpected(models.error());
-  Program::Command command{.arguments = options.command, .environment = {}};
+  Environment environment;
   {
     const auto devices = create_devices(host, options.topology);
     if (!devices) return std::unexpected(devices.error());
-    command.environment = environment_for(*devices);
+    environment = environment_for(*devices);
   }
+
+  if (auto entered = enter_mount_namespace(); !entered) return std::unexpected(entered.error());
+  auto program = Program::fork(options.command);
+  if (!program) return std::unexpected(program.error());
+
+  // After the fork: models may have threads.
   const auto functions = PciFunctions::create(host, options.topology);
   if (!functions) return std::unexpected(functions.error());
   std::ranges::move(environment_for((*functions)->devices(), options.topology.mdevs.size()),
-                    std::back_inserter(command.environment));
+                    std::back_inserter(environment));
   std::set<std::string> roots;
   for (const auto& device : (*functions)->devices()) {
     const std::string& path = device->sysfs_path();
     roots.insert(path.substr(0, path.rfind('/')));
   }
-
-  if (auto entered = enter_mount_namespace(); !entered) return std::unexpected(entered.error());
-  auto program = Program::fork(command);
-  if (!program) return std::unexpected(program.error());
 
   raise_file_limit();
   nodes::Server::Options server_options{.passthrough = options.passthrough};
@@ -158,7 +160,7 @@ Outcome<int> try_run(const RunOptions& options) {
   if (!server) return std::unexpected(server.error());
   spdlog::info("mmap of device regions: {}", (*server)->passthrough() ? "yes" : "no");
 
-  auto listener = program->go((*server)->root());
+  auto listener = program->go((*server)->root(), environment);
   if (!listener) return std::unexpected(listener.error());
   const Supervisor supervisor(**server, std::move(*listener));
   spdlog::info("running {} as process {}", options.command.front(), program->pid());

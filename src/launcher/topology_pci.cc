@@ -107,18 +107,20 @@ Reader range(std::uint64_t& first, std::uint64_t& last) {
 }
 
 using Kind = iommu::ReservedRegion::Kind;
-constexpr std::array<std::pair<std::string_view, Kind>, 5> kKinds{{{"direct", Kind::direct},
-                                                                   {"direct-relaxable", Kind::direct_relaxable},
-                                                                   {"reserved", Kind::reserved},
-                                                                   {"msi", Kind::msi},
-                                                                   {"software-msi", Kind::software_msi}}};
+constexpr std::array<std::pair<std::string_view, Kind>, 5> kKinds{
+    {{"direct", Kind::direct},
+     {"direct-relaxable", Kind::direct_relaxable},
+     {"reserved", Kind::reserved},
+     {"msi", Kind::msi},
+     {"software-msi", Kind::software_msi}}};
 
 std::optional<iommu::ReservedRegion> region(const toml::table& table) {
   iommu::ReservedRegion region;
   const auto* first = table.get("first");
   const auto* last = table.get("last");
   const auto kind = table["kind"].value<std::string_view>();
-  const auto found = std::ranges::find(kKinds, kind.value_or(""), &std::pair<std::string_view, Kind>::first);
+  const auto found =
+      std::ranges::find(kKinds, kind.value_or(""), &std::pair<std::string_view, Kind>::first);
   if (table.size() != 3 || first == nullptr || last == nullptr || found == kKinds.end() ||
       !size(region.first)(*first) || !size(region.last)(*last) || region.first > region.last) {
     return std::nullopt;
@@ -176,7 +178,8 @@ Outcome<PciRequest> parse_pci_table(const toml::table& table, std::string_view f
   PciRequest request;
   for (const auto& [key, node] : table) {
     const auto value = text_of(node);
-    if (!value) return failure_at(file, node, "\"{}\" must be a string, number or boolean", key.str());
+    if (!value)
+      return failure_at(file, node, "\"{}\" must be a string, number or boolean", key.str());
     const auto common = set_common(request, key.str(), *value);
     if (!common) return failure_at(file, node, "{}", common.error());
     if (!*common) request.keys.emplace(key.str(), *value);
@@ -201,8 +204,9 @@ Outcome<iommu::UnitProperties> parse_iommu_table(const toml::table& table, std::
       {"aperture",
        {range(unit.aperture_first, unit.aperture_last), "an array of the first and last address"}},
       {"reserved",
-       {regions(unit.reserved), "an array of {first, last, kind}, kind being direct, "
-                                "direct-relaxable, reserved, msi or software-msi"}},
+       {regions(unit.reserved),
+        "an array of {first, last, kind}, kind being direct, "
+        "direct-relaxable, reserved, msi or software-msi"}},
       {"snoop_control", {yes_or_no(unit.snoop_control), "a boolean"}},
       {"isolated_msi", {yes_or_no(unit.isolated_msi), "a boolean"}},
       {"table_limit", {size(unit.table_limit), "a number of bytes"}},

@@ -55,9 +55,9 @@ class OpenDevice final : public OpenNode {
   Result<std::size_t> read(std::uint64_t position, std::span<std::byte> data) override;
   Result<std::size_t> write(std::uint64_t position, std::span<const std::byte> data) override;
   Result<int> ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) override;
-  Ties ties() const override;
   // A hot reset names groups.
   bool asks_back(std::uint32_t command) const override;
+  Ties ties() const override;
 
  private:
   Clients& clients_;

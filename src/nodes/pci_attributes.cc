@@ -86,10 +86,11 @@ std::string uevent_of(const pci::Device& device) {
   const auto& it = device.function().description();
   const pci::Driver* const driver = device.driver();
   return (driver == nullptr ? "" : "DRIVER=" + driver->name() + "\n") +
-         fmt::format("PCI_CLASS={:04X}\nPCI_ID={:04X}:{:04X}\nPCI_SUBSYS_ID={:04X}:{:04X}\n"
-                     "PCI_SLOT_NAME={}\nMODALIAS={}",
-                     it.class_code, it.vendor_id, it.device_id, it.subsystem_vendor_id,
-                     it.subsystem_id, device.name(), modalias(device));
+         fmt::format(
+             "PCI_CLASS={:04X}\nPCI_ID={:04X}:{:04X}\nPCI_SUBSYS_ID={:04X}:{:04X}\n"
+             "PCI_SLOT_NAME={}\nMODALIAS={}",
+             it.class_code, it.vendor_id, it.device_id, it.subsystem_vendor_id, it.subsystem_id,
+             device.name(), modalias(device));
 }
 
 // The first 13 resources of a function without a bridge's windows: BARs, ROM, and those of SR-IOV.
@@ -194,9 +195,8 @@ constexpr std::array kResetEntries{
 constexpr std::array kSlowEntries{
     Entry{"remove", 0220, nullptr,
           [](pci::Device& device, std::string_view text) {
-            return if_set(text, [&]() -> Status {
-              return device.bus().remove(device.shared_from_this());
-            });
+            return if_set(
+                text, [&]() -> Status { return device.bus().remove(device.shared_from_this()); });
           }},
     Entry{"rescan", 0220, nullptr,
           [](pci::Device& device, std::string_view text) {

@@ -47,6 +47,7 @@ Status ProcessCaller::copy_out(std::uint64_t user, std::span<const std::byte> da
   return or_efault(memory::copy_to_thread(thread_, user, data));
 }
 
+// What of ours `fd` is. EBADF: not open. EBADFD: somebody else's file.
 Result<std::shared_ptr<OpenNode>> ProcessCaller::node(int fd) {
   auto file = memory::duplicate_from_thread(thread_, fd);
   if (!file) {

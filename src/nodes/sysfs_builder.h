@@ -15,8 +15,8 @@ namespace uvfio::nodes {
 // A written name; `echo` adds a newline (sysfs_streq).
 [[nodiscard]] std::string_view without_newline(std::string_view text);
 
-// What a device's `uevent` says when written to (kobject_synth_uevent): "ACTION[ UUID[ KEY=VALUE]...]".
-// Nobody listens to our events, so a well-formed one has no effect.
+// What a device's `uevent` says when written to (kobject_synth_uevent): "ACTION[ UUID[
+// KEY=VALUE]...]". Nobody listens to our events, so a well-formed one has no effect.
 [[nodiscard]] Status store_uevent(std::string_view text);
 
 // An attribute that always says the same.
@@ -26,8 +26,8 @@ namespace uvfio::nodes {
 
 // The nodes of one thing. Each is removed with all that is below it.
 using Nodes = std::vector<std::shared_ptr<Node>>;
-// Not with a lock held that an attribute's store may take: removal waits for attributes that are being
-// written.
+// Not with a lock held that an attribute's store may take: removal waits for attributes that are
+// being written.
 void remove_nodes(Nodes nodes);
 
 // Adds nodes below /sys and remembers what has to go with the thing that they belong to. What is

@@ -28,8 +28,7 @@ std::string reserved_regions(const iommu::IommuGroup& group) {
 
 }  // namespace
 
-SysfsPci::SysfsPci(Host& host, std::shared_ptr<Directory> sys)
-    : host_(host), sys_(std::move(sys)) {
+SysfsPci::SysfsPci(Host& host, std::shared_ptr<Directory> sys) : host_(host), sys_(std::move(sys)) {
   make_bus();
   make_modules();
 }
@@ -41,19 +40,18 @@ void SysfsPci::make_bus() {
   builder.directory("bus/pci/devices");
   builder.directory("bus/pci/drivers");
   auto& pci = host_.pci();
-  builder.attribute(*bus, {.name = "drivers_autoprobe",
-                           .mode = 0644,
-                           .show = [&pci]() -> Result<std::string> {
-                             return pci.autoprobe() ? "1\n" : "0\n";
-                           },
-                           .store = [&pci](std::string_view text) -> Status {
-                             pci.set_autoprobe(!text.starts_with('0'));
-                             return {};
-                           }});
   builder.attribute(
-      *bus, write_only("drivers_probe",
-                       [&pci](std::string_view text) { return pci.drivers_probe(text); }),
-      true);
+      *bus, {.name = "drivers_autoprobe",
+             .mode = 0644,
+             .show = [&pci]() -> Result<std::string> { return pci.autoprobe() ? "1\n" : "0\n"; },
+             .store = [&pci](std::string_view text) -> Status {
+               pci.set_autoprobe(!text.starts_with('0'));
+               return {};
+             }});
+  builder.attribute(*bus,
+                    write_only("drivers_probe",
+                               [&pci](std::string_view text) { return pci.drivers_probe(text); }),
+                    true);
   builder.attribute(*bus, write_only("rescan", [&pci](std::string_view text) -> Status {
     const auto number = parse_unsigned(text);
     if (!number) return fail(EINVAL);
@@ -90,18 +88,16 @@ void SysfsPci::driver_registered(pci::Driver& driver) {
        {Entry{"bind", &pci::Bus::bind}, Entry{"unbind", &pci::Bus::unbind},
         Entry{"new_id", &pci::Bus::new_id}, Entry{"remove_id", &pci::Bus::remove_id}}) {
     // Slow: each may wait for the users of a device.
-    builder.attribute(*directory,
-                      write_only(name,
-                                 [&pci, &driver, store](std::string_view text) {
-                                   return (pci.*store)(driver, text);
-                                 }),
-                      true);
+    builder.attribute(
+        *directory,
+        write_only(name, [&pci, &driver,
+                          store](std::string_view text) { return (pci.*store)(driver, text); }),
+        true);
   }
   builder.attribute(*directory, write_only("uevent", store_uevent));
   if (driver.name() == "vfio-pci") builder.link(path, "module", "module/vfio_pci");
   // driverctl loads a module of the driver's name unless it is there; ours need no loading.
-  builder.attribute(*builder.directory("module/" + driver.name()),
-                    constant("initstate", "live\n"));
+  builder.attribute(*builder.directory("module/" + driver.name()), constant("initstate", "live\n"));
 }
 
 void SysfsPci::driver_unregistered(pci::Driver& driver) {

@@ -12,8 +12,8 @@
 
 namespace uvfio::nodes {
 
-// Fills a directory that stands for /sys. Told of changes by whoever listens to the bus; telling it of a
-// thing twice does no harm. Thread-safe.
+// Fills a directory that stands for /sys. Told of changes by whoever listens to the bus; telling it
+// of a thing twice does no harm. Thread-safe.
 class SysfsPci {
  public:
   SysfsPci(Host& host, std::shared_ptr<Directory> sys);

@@ -7,8 +7,8 @@
 namespace uvfio::pci {
 namespace {
 
-// The number before `end`, of exactly `digits` hexadecimal digits and at most `most`; takes both off
-// `text`. At the end of the text `end` is 0.
+// The number before `end`, of exactly `digits` hexadecimal digits and at most `most`; takes both
+// off `text`. At the end of the text `end` is 0.
 std::optional<unsigned> take(std::string_view& text, std::size_t digits, char end, unsigned most) {
   const std::size_t length = digits + (end != 0 ? 1 : 0);
   if (text.size() < length || (end != 0 && text[digits] != end)) return std::nullopt;

@@ -65,8 +65,7 @@ Result<std::shared_ptr<Device>> Bus::plug(const Place& place, std::unique_ptr<Mo
     if (hardware_.contains(place.address)) return fail(EEXIST);
     auto& space = spaces_[place.address.segment];
     if (!space) space = std::make_unique<AddressSpace>();
-    const auto resources =
-        space->allocate((*function)->description(), (*function)->rom_size());
+    const auto resources = space->allocate((*function)->description(), (*function)->rom_size());
     if (!resources) return std::unexpected(resources.error());
     Hardware hardware{.place = place, .function = std::move(*function), .resources = *resources};
     assign(*hardware.function, hardware.resources);
@@ -153,9 +152,8 @@ std::vector<std::shared_ptr<Device>> Bus::reset_set(const Device& device) const 
   std::vector<std::shared_ptr<Device>> set;
   for (auto& other : devices()) {
     const Address& place = other->address();
-    const bool together = at.bus == 0
-                              ? place.same_slot(at)
-                              : place.segment == at.segment && place.bus == at.bus;
+    const bool together =
+        at.bus == 0 ? place.same_slot(at) : place.segment == at.segment && place.bus == at.bus;
     if (together) set.push_back(std::move(other));
   }
   return set;

@@ -37,8 +37,7 @@ Id id_of(const Description& function) {
 // their value.
 int scan(std::string_view text, Id& id) {
   return std::sscanf(std::string(text).c_str(), "%x %x %x %x %x %x %lx", &id.vendor, &id.device,
-                     &id.subvendor, &id.subdevice, &id.class_code, &id.class_mask,
-                     &id.driver_data);
+                     &id.subvendor, &id.subdevice, &id.class_code, &id.class_mask, &id.driver_data);
 }
 
 constexpr int kAllFields = 7;
@@ -109,8 +108,7 @@ Status Bus::take_dma(const Driver& driver, Device& device) {
 Status Bus::probe(Driver& driver, Device& device) {
   if (auto probed = driver.probe(device); !probed) {
     if (!driver.driver_managed_dma()) device.iommu_group()->unbind_host_driver();
-    spdlog::info("{}: probe by {} failed: {}", device.name(), driver.name(),
-                 value(probed.error()));
+    spdlog::info("{}: probe by {} failed: {}", device.name(), driver.name(), value(probed.error()));
     return probed;
   }
   {
@@ -121,7 +119,8 @@ Status Bus::probe(Driver& driver, Device& device) {
   return {};
 }
 
-// device_attach: the first driver that takes it. That a probe fails is no error, but the next's turn.
+// device_attach: the first driver that takes it. That a probe fails is no error, but the next's
+// turn.
 Status Bus::attach(Device& device) {
   if (device.removed_ || device.driver() != nullptr) return {};
   for (Driver* driver : drivers()) {

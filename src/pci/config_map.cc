@@ -18,8 +18,8 @@ constexpr std::size_t kCapabilitiesEnd = 256;
 constexpr std::uint8_t kPcieSize = 0x3c;      // PCI Express Base 3.0, figure 7-10
 constexpr std::uint64_t kSmallestRom = 2048;  // PCI 3.0, 6.2.5.2
 
-// One capability of the list: where it is, and its registers with offsets from there. Those of id and
-// next pointer are not among them.
+// One capability of the list: where it is, and its registers with offsets from there. Those of id
+// and next pointer are not among them.
 struct Capability {
   std::uint8_t id = 0;
   std::uint8_t size = 0;  // bytes, whole dwords
@@ -37,19 +37,19 @@ Capability power_management() {
 // PCI 3.0, 6.8.1, with 64-bit addresses.
 Capability msi(const Description& description) {
   const auto exponent = static_cast<std::uint32_t>(std::countr_zero(description.msi_vectors));
-  const auto vectors = static_cast<std::uint32_t>((std::uint64_t{1} << description.msi_vectors) - 1);
+  const auto vectors =
+      static_cast<std::uint32_t>((std::uint64_t{1} << description.msi_vectors) - 1);
   std::uint32_t flags = PCI_MSI_FLAGS_64BIT | exponent << 1;
   if (description.msi_maskable) flags |= PCI_MSI_FLAGS_MASKBIT;
-  Capability msi{
-      .id = PCI_CAP_ID_MSI,
-      .size = 16,
-      .fields = {{.offset = PCI_MSI_FLAGS,
-                  .width = 2,
-                  .value = flags,
-                  .writable = PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE},
-                 {.offset = PCI_MSI_ADDRESS_LO, .width = 4, .writable = 0xffff'fffc},
-                 {.offset = PCI_MSI_ADDRESS_HI, .width = 4, .writable = 0xffff'ffff},
-                 {.offset = PCI_MSI_DATA_64, .width = 2, .writable = kAllBits}}};
+  Capability msi{.id = PCI_CAP_ID_MSI,
+                 .size = 16,
+                 .fields = {{.offset = PCI_MSI_FLAGS,
+                             .width = 2,
+                             .value = flags,
+                             .writable = PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE},
+                            {.offset = PCI_MSI_ADDRESS_LO, .width = 4, .writable = 0xffff'fffc},
+                            {.offset = PCI_MSI_ADDRESS_HI, .width = 4, .writable = 0xffff'ffff},
+                            {.offset = PCI_MSI_DATA_64, .width = 2, .writable = kAllBits}}};
   if (description.msi_maskable) {
     msi.size = 24;
     msi.fields.push_back({.offset = PCI_MSI_MASK_64, .width = 4, .writable = vectors});
@@ -62,14 +62,13 @@ Capability msi(const Description& description) {
 Capability msix(const MsiX& msix) {
   return {.id = PCI_CAP_ID_MSIX,
           .size = PCI_CAP_MSIX_SIZEOF,
-          .fields = {{.offset = PCI_MSIX_FLAGS,
-                      .width = 2,
-                      .value = msix.vectors - 1u,
-                      .writable = PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL},
-                     {.offset = PCI_MSIX_TABLE,
-                      .width = 4,
-                      .value = msix.table_offset | msix.table_bar},
-                     {.offset = PCI_MSIX_PBA, .width = 4, .value = msix.pba_offset | msix.pba_bar}}};
+          .fields = {
+              {.offset = PCI_MSIX_FLAGS,
+               .width = 2,
+               .value = msix.vectors - 1u,
+               .writable = PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL},
+              {.offset = PCI_MSIX_TABLE, .width = 4, .value = msix.table_offset | msix.table_bar},
+              {.offset = PCI_MSIX_PBA, .width = 4, .value = msix.pba_offset | msix.pba_bar}}};
 }
 
 // PCI Express Base 3.0, 7.8: an endpoint on a link of one lane at 2.5 GT/s.
@@ -81,38 +80,37 @@ Capability pcie(const Description& description) {
     control |= PCI_EXP_DEVCTL_BCR_FLR;
   }
   constexpr std::uint32_t kLink = PCI_EXP_LNKSTA_CLS_2_5GB | PCI_EXP_LNKSTA_NLW_X1;
-  return {
-      .id = PCI_CAP_ID_EXP,
-      .size = kPcieSize,
-      .fields = {
-          {.offset = PCI_EXP_FLAGS, .width = 2, .value = 2 | PCI_EXP_TYPE_ENDPOINT << 4},
-          {.offset = PCI_EXP_DEVCAP, .width = 4, .value = device},
-          {.offset = PCI_EXP_DEVCTL,
-           .width = 2,
-           .value = PCI_EXP_DEVCTL_RELAX_EN | PCI_EXP_DEVCTL_NOSNOOP_EN |
-                    PCI_EXP_DEVCTL_READRQ_512B,
-           .writable = control},
-          {.offset = PCI_EXP_DEVSTA,
-           .width = 2,
-           .clearable = PCI_EXP_DEVSTA_CED | PCI_EXP_DEVSTA_NFED | PCI_EXP_DEVSTA_FED |
-                        PCI_EXP_DEVSTA_URD},
-          {.offset = PCI_EXP_LNKCAP,
-           .width = 4,
-           .value = PCI_EXP_LNKCAP_SLS_2_5GB | PCI_EXP_LNKSTA_NLW_X1},
-          {.offset = PCI_EXP_LNKCTL,
-           .width = 2,
-           .writable = PCI_EXP_LNKCTL_ASPMC | PCI_EXP_LNKCTL_RCB | PCI_EXP_LNKCTL_CCC |
-                       PCI_EXP_LNKCTL_ES},
-          {.offset = PCI_EXP_LNKSTA, .width = 2, .value = kLink},
-          {.offset = PCI_EXP_DEVCTL2,
-           .width = 2,
-           .writable = PCI_EXP_DEVCTL2_COMP_TIMEOUT | PCI_EXP_DEVCTL2_COMP_TMOUT_DIS},
-          {.offset = PCI_EXP_LNKCAP2, .width = 4, .value = PCI_EXP_LNKCAP2_SLS_2_5GB},
-          {.offset = PCI_EXP_LNKCTL2,
-           .width = 2,
-           .value = PCI_EXP_LNKCTL2_TLS_2_5GT,
-           .writable = PCI_EXP_LNKCTL2_TLS},
-      }};
+  return {.id = PCI_CAP_ID_EXP,
+          .size = kPcieSize,
+          .fields = {
+              {.offset = PCI_EXP_FLAGS, .width = 2, .value = 2 | PCI_EXP_TYPE_ENDPOINT << 4},
+              {.offset = PCI_EXP_DEVCAP, .width = 4, .value = device},
+              {.offset = PCI_EXP_DEVCTL,
+               .width = 2,
+               .value =
+                   PCI_EXP_DEVCTL_RELAX_EN | PCI_EXP_DEVCTL_NOSNOOP_EN | PCI_EXP_DEVCTL_READRQ_512B,
+               .writable = control},
+              {.offset = PCI_EXP_DEVSTA,
+               .width = 2,
+               .clearable = PCI_EXP_DEVSTA_CED | PCI_EXP_DEVSTA_NFED | PCI_EXP_DEVSTA_FED |
+                            PCI_EXP_DEVSTA_URD},
+              {.offset = PCI_EXP_LNKCAP,
+               .width = 4,
+               .value = PCI_EXP_LNKCAP_SLS_2_5GB | PCI_EXP_LNKSTA_NLW_X1},
+              {.offset = PCI_EXP_LNKCTL,
+               .width = 2,
+               .writable = PCI_EXP_LNKCTL_ASPMC | PCI_EXP_LNKCTL_RCB | PCI_EXP_LNKCTL_CCC |
+                           PCI_EXP_LNKCTL_ES},
+              {.offset = PCI_EXP_LNKSTA, .width = 2, .value = kLink},
+              {.offset = PCI_EXP_DEVCTL2,
+               .width = 2,
+               .writable = PCI_EXP_DEVCTL2_COMP_TIMEOUT | PCI_EXP_DEVCTL2_COMP_TMOUT_DIS},
+              {.offset = PCI_EXP_LNKCAP2, .width = 4, .value = PCI_EXP_LNKCAP2_SLS_2_5GB},
+              {.offset = PCI_EXP_LNKCTL2,
+               .width = 2,
+               .value = PCI_EXP_LNKCTL2_TLS_2_5GT,
+               .writable = PCI_EXP_LNKCTL2_TLS},
+          }};
 }
 
 Capability extra(const ExtraCapability& extra) {
@@ -222,10 +220,10 @@ ConfigSpace make_config_space(const Description& description, const ConfigMap& m
   declare_header(space, description);
   declare_bars(space, description);
   if (map.rom_size != 0) {
-    space.declare({.offset = offset_of(ConfigRegister::rom),
-                   .width = 4,
-                   .writable = static_cast<std::uint32_t>(~(map.rom_size - 1)) |
-                               PCI_ROM_ADDRESS_ENABLE});
+    space.declare(
+        {.offset = offset_of(ConfigRegister::rom),
+         .width = 4,
+         .writable = static_cast<std::uint32_t>(~(map.rom_size - 1)) | PCI_ROM_ADDRESS_ENABLE});
   }
   std::uint16_t link = offset_of(ConfigRegister::capabilities);
   std::uint16_t offset = PCI_STD_HEADER_SIZEOF;

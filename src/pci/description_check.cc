@@ -24,9 +24,9 @@ bool is_memory(const Bar& bar) {
 Mistake check_size(const Bar& bar) {
   const bool io = bar.kind == Bar::Kind::io;
   const std::uint64_t smallest = io ? 4 : 16;
-  const std::uint64_t largest = io                                   ? kLargestIo
+  const std::uint64_t largest = io                                ? kLargestIo
                                 : bar.kind == Bar::Kind::memory32 ? kLargestMemory32
-                                                                     : region_offset(1);
+                                                                  : region_offset(1);
   if (!std::has_single_bit(bar.size) || bar.size < smallest || bar.size > largest) {
     return fmt::format("its size {:#x} is no power of two from {:#x} to {:#x}", bar.size, smallest,
                        largest);
@@ -79,9 +79,10 @@ Mistake check_msix(const Description& description) {
   if (!description.msix) return std::nullopt;
   const MsiX& msix = *description.msix;
   if (msix.vectors < 1 || msix.vectors > 2048) return "MSI-X has 1 to 2048 vectors";
-  const Structure table{.bar = msix.table_bar, .offset = msix.table_offset,
-                        .size = std::uint64_t{msix.vectors} * 16};
-  const Structure pending{.bar = msix.pba_bar, .offset = msix.pba_offset,
+  const Structure table{
+      .bar = msix.table_bar, .offset = msix.table_offset, .size = std::uint64_t{msix.vectors} * 16};
+  const Structure pending{.bar = msix.pba_bar,
+                          .offset = msix.pba_offset,
                           .size = (std::uint64_t{msix.vectors} + 63) / 64 * 8};
   for (const Structure& each : {table, pending}) {
     if (each.bar >= description.bars.size() || !is_memory(description.bars[each.bar])) {
@@ -97,8 +98,7 @@ Mistake check_msix(const Description& description) {
       }
     }
   }
-  if (table.bar == pending.bar &&
-      overlap(table.offset, table.size, pending.offset, pending.size)) {
+  if (table.bar == pending.bar && overlap(table.offset, table.size, pending.offset, pending.size)) {
     return "MSI-X table and pending bits overlap";
   }
   return std::nullopt;

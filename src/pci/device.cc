@@ -12,8 +12,7 @@ Device::Device(Bus& bus, const Address& address, std::shared_ptr<Function> funct
     : bus_(bus),
       address_(address),
       name_(address.to_string()),
-      sysfs_path_(
-          fmt::format("devices/pci{:04x}:{:02x}/{}", address.segment, address.bus, name_)),
+      sysfs_path_(fmt::format("devices/pci{:04x}:{:02x}/{}", address.segment, address.bus, name_)),
       function_(std::move(function)),
       resources_(resources),
       group_(std::move(group)) {}

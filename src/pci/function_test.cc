@@ -54,12 +54,13 @@ class FunctionTest : public testing::Test {
   }
   std::uint64_t read(unsigned bar, std::uint64_t offset, std::size_t width) {
     std::uint64_t value = 0;
-    EXPECT_TRUE(
-        function_->bar_read(bar, offset, std::as_writable_bytes(std::span(&value, 1)).first(width)));
+    EXPECT_TRUE(function_->bar_read(bar, offset,
+                                    std::as_writable_bytes(std::span(&value, 1)).first(width)));
     return value;
   }
   void write(unsigned bar, std::uint64_t offset, std::size_t width, std::uint64_t value) {
-    EXPECT_TRUE(function_->bar_write(bar, offset, std::as_bytes(std::span(&value, 1)).first(width)));
+    EXPECT_TRUE(
+        function_->bar_write(bar, offset, std::as_bytes(std::span(&value, 1)).first(width)));
   }
 
   Sink sink_;
@@ -92,8 +93,7 @@ TEST_F(FunctionTest, HasItsCapabilities) {
   EXPECT_NE(get(all.at(PCI_CAP_ID_EXP) + PCI_EXP_DEVCAP, 4) & PCI_EXP_DEVCAP_FLR, 0u);
 
   auto description = everything();
-  description.capabilities = {
-      {.id = PCI_CAP_ID_VNDR, .body = {5, 1, 2}, .writable = {0, 0, 0xf0}}};
+  description.capabilities = {{.id = PCI_CAP_ID_VNDR, .body = {5, 1, 2}, .writable = {0, 0, 0xf0}}};
   plug(std::move(description));
   const auto vendor = capabilities().at(PCI_CAP_ID_VNDR);
   set(vendor + 2, 2, 0xffff);
@@ -134,8 +134,7 @@ TEST_F(FunctionTest, DecodesOnlyWhenEnabled) {
   command(PCI_COMMAND_IO);
   EXPECT_EQ(function_->bar_read(0, 0, data).error(), Errno{EIO});
   write(4, 2, 2, 0xabcd);
-  EXPECT_THAT(model_->accesses,
-              ElementsAre(Access{'r', 0, 8, 4, 0}, Access{'w', 4, 2, 2, 0xabcd}));
+  EXPECT_THAT(model_->accesses, ElementsAre(Access{'r', 0, 8, 4, 0}, Access{'w', 4, 2, 2, 0xabcd}));
   EXPECT_EQ(function_->bar_read(0, 0x3ffd, data).error(), Errno{EINVAL});
   EXPECT_EQ(function_->bar_read(0, UINT64_MAX, data).error(), Errno{EINVAL});
   EXPECT_EQ(function_->bar_read(3, 0, data).error(), Errno{EINVAL});
@@ -146,9 +145,8 @@ TEST_F(FunctionTest, SplitsAccessesNaturally) {
   command(PCI_COMMAND_MEMORY);
   std::array<std::byte, 15> data{};
   ASSERT_TRUE(function_->bar_write(0, 1, data));
-  EXPECT_THAT(model_->accesses,
-              ElementsAre(Access{'w', 0, 1, 1, 0}, Access{'w', 0, 2, 2, 0}, Access{'w', 0, 4, 4, 0},
-                          Access{'w', 0, 8, 8, 0}));
+  EXPECT_THAT(model_->accesses, ElementsAre(Access{'w', 0, 1, 1, 0}, Access{'w', 0, 2, 2, 0},
+                                            Access{'w', 0, 4, 4, 0}, Access{'w', 0, 8, 8, 0}));
 }
 
 TEST_F(FunctionTest, MappablePartsAreMemory) {

@@ -11,23 +11,21 @@
 
 namespace uvfio::pci {
 
-// A function with everything: pin, MSI, MSI-X, PM, PCIe with FLR, a ROM, and BARs of all kinds. BAR 0: 64-bit
-// memory, its second page mappable; BAR 2: MSI-X; BAR 4: I/O ports.
+// A function with everything: pin, MSI, MSI-X, PM, PCIe with FLR, a ROM, and BARs of all kinds. BAR
+// 0: 64-bit memory, its second page mappable; BAR 2: MSI-X; BAR 4: I/O ports.
 inline Description everything() {
-  Description description{.vendor_id = 0x1234,
-                          .device_id = 0x5678,
-                          .subsystem_vendor_id = 0x9abc,
-                          .subsystem_id = 0xdef0,
-                          .revision_id = 3,
-                          .class_code = 0x010802,
-                          .rom = std::vector<std::byte>(5000, std::byte{0x55}),
-                          .intx = true,
-                          .msi_vectors = 4,
-                          .msix = MsiX{.vectors = 65,
-                                       .table_bar = 2,
-                                       .table_offset = 0,
-                                       .pba_bar = 2,
-                                       .pba_offset = 0x1000}};
+  Description description{
+      .vendor_id = 0x1234,
+      .device_id = 0x5678,
+      .subsystem_vendor_id = 0x9abc,
+      .subsystem_id = 0xdef0,
+      .revision_id = 3,
+      .class_code = 0x010802,
+      .rom = std::vector<std::byte>(5000, std::byte{0x55}),
+      .intx = true,
+      .msi_vectors = 4,
+      .msix = MsiX{
+          .vectors = 65, .table_bar = 2, .table_offset = 0, .pba_bar = 2, .pba_offset = 0x1000}};
   description.bars[0] = {.kind = Bar::Kind::memory64,
                          .size = 0x4000,
                          .prefetchable = true,

@@ -79,8 +79,8 @@ Result<Resources> AddressSpace::allocate(const Description& description, std::ui
     complete = add(i, window_of(bar.kind), bar.size, flags_of(bar));
   }
   if (complete && rom_size != 0) {
-    complete = add(kRom, kMemory32, rom_size,
-                   kResourceSizeAlign | kResourceMemory | kResourceReadOnly);
+    complete =
+        add(kRom, kMemory32, rom_size, kResourceSizeAlign | kResourceMemory | kResourceReadOnly);
   }
   if (complete) return resources;
   free(resources);
@@ -99,9 +99,8 @@ void AddressSpace::free(const Resources& resources) {
 void assign(Function& function, const Resources& resources) {
   for (unsigned i = 0; i < resources.size(); ++i) {
     if (resources[i].flags == 0) continue;
-    const auto at = i == kRom
-                        ? offset_of(ConfigRegister::rom)
-                        : static_cast<std::uint16_t>(offset_of(ConfigRegister::bar0) + 4 * i);
+    const auto at = i == kRom ? offset_of(ConfigRegister::rom)
+                              : static_cast<std::uint16_t>(offset_of(ConfigRegister::bar0) + 4 * i);
     function.config_set(at, 4, static_cast<std::uint32_t>(resources[i].first));
     if ((resources[i].flags & kResourceMemory64) != 0) {
       function.config_set(static_cast<std::uint16_t>(at + 4), 4,

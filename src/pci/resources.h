@@ -15,8 +15,7 @@ namespace uvfio::pci {
 class AddressSpace {
  public:
   // Addresses for all BARs and the ROM of a function. ENOSPC: a window is full; nothing is taken.
-  [[nodiscard]] Result<Resources> allocate(const Description& description,
-                                           std::uint64_t rom_size);
+  [[nodiscard]] Result<Resources> allocate(const Description& description, std::uint64_t rom_size);
   void free(const Resources& resources);
 
  private:

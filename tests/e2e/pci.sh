@@ -25,6 +25,12 @@ case_a_program_drives_edu() {
   grep -q 'DMA there and back: yes' output
 }
 
+case_an_ordinary_user_has_one_too() {
+  reason=$(user_can_run_uvfio) || { echo "$reason"; exit 77; }
+  as_user "$uvfio" run --pci edu -- "$client" >output
+  grep -q 'DMA there and back: yes' output
+}
+
 case_where_things_are() {
   inside --pci edu@0000:42:03.5 --pci edu,group=other@0000:42:03.6 >output <<'SCRIPT'
 echo "$UVFIO_PCI $UVFIO_PCI_0 $UVFIO_PCI_1 $d"

@@ -56,13 +56,24 @@ case_device() { selftest 5 ioat vfio_pci_device_test; }
 
 case_driver() {
   # shellcheck disable=SC2046
-  selftest 14 ioat vfio_pci_driver_test $(variants '')
+  selftest 12 ioat vfio_pci_driver_test -T memcpy_storm $(variants '')
 }
 
 # mix_and_match starts the channel at once after an error, see devices/ioat/README.md.
 case_driver_with_faults() {
   # shellcheck disable=SC2046
   selftest 10 ioat,faults=report vfio_pci_driver_test -T mix_and_match -T memcpy_storm $(variants '')
+}
+
+# Twice 64 GiB, of which the selftest wants each within a minute.
+case_driver_storm() {
+  [ "${UVFIO_LONG_TESTS:-}" ] || { echo "    takes 20 s or more: set UVFIO_LONG_TESTS=1"; return 77; }
+  others=
+  for test in init_remove memcpy_success memcpy_from_unmapped_iova memcpy_to_unmapped_iova send_msi mix_and_match; do
+    others="$others -T $test"
+  done
+  # shellcheck disable=SC2046,SC2086
+  selftest 2 ioat vfio_pci_driver_test $others $(variants '')
 }
 
 run_cases "$@"

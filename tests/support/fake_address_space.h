@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <limits>
 #include <new>
 #include <vector>
@@ -42,7 +43,15 @@ class FakeAddressSpace final : public memory::AddressSpace {
   }
   Status write(std::uint64_t vaddr, std::span<const std::byte> data) override {
     if (auto checked = check(vaddr, data.size(), true); !checked) return checked;
-    std::ranges::copy(data, memory.begin() + static_cast<std::ptrdiff_t>(vaddr - base_));
+    std::byte* const to = memory.data() + (vaddr - base_);
+    if (data.size() == sizeof(std::uint32_t) && vaddr % sizeof(std::uint32_t) == 0) {
+      // A word comes at once, as from the kernel: somebody may be waiting for it.
+      std::uint32_t word = 0;
+      std::memcpy(&word, data.data(), sizeof word);
+      std::atomic_ref(*reinterpret_cast<std::uint32_t*>(to)).store(word, std::memory_order_release);
+      return {};
+    }
+    std::ranges::copy(data, to);
     return {};
   }
   Status check(std::uint64_t vaddr, std::uint64_t size, bool write) override {
