@@ -8,7 +8,7 @@
 #include <string>
 #include <thread>
 
-#include "pci/irq_client.h"
+#include "tests/support/irq_client.h"
 #include "pci/layout.h"
 
 namespace uvfio::mtty {

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "memory/process.h"
+#include "nodes/trace.h"
 #include "uapi/ioctl.h"
 #include "uapi/user_struct.h"
 
@@ -194,11 +195,13 @@ std::optional<Result<int>> Supervisor::handle(Call& call) {
   if (call.command() == VFIO_GROUP_GET_DEVICE_FD) {
     const auto* group = std::get_if<std::shared_ptr<vfio::GroupFile>>(&file);
     if (group == nullptr) return std::nullopt;
-    return uapi::group_ioctl(*group, call, call.command(), call.arg());
+    return nodes::traced(nodes::FileKind::group, call.thread(), call.command(),
+                         uapi::group_ioctl(*group, call, call.command(), call.arg()));
   }
   const auto* device = std::get_if<std::shared_ptr<vfio::DeviceFile>>(&file);
   if (device == nullptr || !sets_device_state(call, call.arg())) return std::nullopt;
-  return uapi::device_ioctl(**device, call, call.command(), call.arg());
+  return nodes::traced(nodes::FileKind::device, call.thread(), call.command(),
+                       uapi::device_ioctl(**device, call, call.command(), call.arg()));
 }
 
 void Supervisor::serve(const seccomp_notif& notification) {

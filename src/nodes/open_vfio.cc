@@ -2,10 +2,10 @@
 
 #include <linux/vfio.h>
 
+#include "nodes/trace.h"
 #include "uapi/ioctl.h"
 
 namespace uvfio::nodes {
-
 namespace {
 
 Ties ties_of(const vfio::Group& group) {
@@ -16,12 +16,17 @@ Ties ties_of(const vfio::Group& group) {
 
 Result<int> OpenContainer::ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) {
   ProcessCaller caller(clients_, thread);
-  return uapi::container_ioctl(*container_, caller, command, arg);
+  const auto result = uapi::container_ioctl(*container_, caller, command, arg);
+  if (auto used = caller.used_space(); used != nullptr) {
+    const std::lock_guard lock(mutex_);
+    mapper_.swap(used);
+  }
+  return traced(FileKind::container, thread, command, result);
 }
 
 Result<int> OpenGroup::ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) {
   ProcessCaller caller(clients_, thread);
-  return uapi::group_ioctl(group_, caller, command, arg);
+  return traced(FileKind::group, thread, command, uapi::group_ioctl(group_, caller, command, arg));
 }
 
 bool OpenGroup::asks_back(std::uint32_t command) const {
@@ -48,7 +53,8 @@ Result<std::size_t> OpenDevice::write(std::uint64_t position, std::span<const st
 
 Result<int> OpenDevice::ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) {
   ProcessCaller caller(clients_, thread);
-  return uapi::device_ioctl(*device_, caller, command, arg);
+  return traced(FileKind::device, thread, command,
+                uapi::device_ioctl(*device_, caller, command, arg));
 }
 
 Result<std::size_t> OpenStream::read(std::uint64_t, std::span<std::byte> data) {
@@ -61,7 +67,8 @@ Result<std::size_t> OpenStream::write(std::uint64_t, std::span<const std::byte> 
 
 Result<int> OpenStream::ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) {
   ProcessCaller caller(clients_, thread);
-  return uapi::migration_ioctl(*stream_, caller, command, arg);
+  return traced(FileKind::stream, thread, command,
+                uapi::migration_ioctl(*stream_, caller, command, arg));
 }
 
 }  // namespace uvfio::nodes

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 
 #include "nodes/process_caller.h"
 #include "nodes/tree.h"
@@ -21,6 +22,10 @@ class OpenContainer final : public OpenNode {
  private:
   Clients& clients_;
   const std::shared_ptr<vfio::Container> container_;
+  // Who mapped last: likely to map again, also after the last UNMAP, and found quickly as long as somebody
+  // has it.
+  std::mutex mutex_;
+  std::shared_ptr<memory::AddressSpace> mapper_;
 };
 
 class OpenGroup final : public OpenNode {

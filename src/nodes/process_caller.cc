@@ -86,7 +86,9 @@ Result<std::shared_ptr<vfio::GroupFile>> ProcessCaller::group(int fd) {
 }
 
 Result<std::shared_ptr<memory::AddressSpace>> ProcessCaller::address_space() {
-  return clients_.processes.acquire(thread_);
+  auto space = clients_.processes.acquire(thread_);
+  if (space) space_ = *space;
+  return space;
 }
 
 bool ProcessCaller::can_lock_memory() { return memory::thread_can_lock_memory(thread_); }

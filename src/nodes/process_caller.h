@@ -31,6 +31,8 @@ class ProcessCaller final : public uapi::Caller {
   Result<std::shared_ptr<vfio::Container>> container(int fd) override;
   Result<std::shared_ptr<vfio::GroupFile>> group(int fd) override;
   Result<std::shared_ptr<memory::AddressSpace>> address_space() override;
+  // What address_space() has found, or nullptr.
+  [[nodiscard]] std::shared_ptr<memory::AddressSpace> used_space() { return std::move(space_); }
   bool can_lock_memory() override;
   bool can_mmap() const override { return clients_.server.passthrough().available(); }
   // EOPNOTSUPP: FUSE cannot give a client a descriptor. The launcher's supervisor takes these
@@ -45,6 +47,7 @@ class ProcessCaller final : public uapi::Caller {
 
   Clients& clients_;
   const pid_t thread_;
+  std::shared_ptr<memory::AddressSpace> space_;
 };
 
 }  // namespace uvfio::nodes

@@ -4,7 +4,7 @@
 
 #include <thread>
 
-#include "pci/irq_client.h"
+#include "tests/support/irq_client.h"
 
 namespace uvfio::pci {
 namespace {

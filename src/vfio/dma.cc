@@ -178,13 +178,12 @@ Result<Dma::Window> Dma::translate(std::uint64_t iova, std::uint64_t size, Prot 
       is_cached(iova, size, prot) && cached_.host != nullptr) [[likely]] {
     return Window(cached_.host + (iova - cached_.first));
   }
-  rcu::read_unlock();
   return translate_anew(iova, size, prot);
 }
 
+// In an RCU section, which it leaves if it fails.
 Result<Dma::Window> Dma::translate_anew(std::uint64_t iova, std::uint64_t size, Prot prot) {
-  for (;;) {
-    rcu::read_lock();
+  for (;; rcu::read_lock()) {
     const auto host = lookup(iova, size, prot);
     if (host && *host != nullptr) [[likely]]
       return Window(*host);

@@ -9,7 +9,7 @@
 #include <chrono>
 #include <thread>
 
-#include "pci/irq_client.h"
+#include "tests/support/irq_client.h"
 #include "tests/support/pci_model.h"
 
 namespace uvfio::vfio_pci {

@@ -64,17 +64,15 @@ expect_match() {
 }
 
 # Runs the functions case_*: those named, or all of the including script. Each in a shell and a directory of its own,
-# with -e. A case that returns 77 is skipped. Functions pending_* are cases that wait for a fix: they run when named.
+# with -e. A case that returns 77 is skipped.
 run_cases() {
   failed=0
   if [ $# = 0 ]; then
     # shellcheck disable=SC2046 # several words
     set -- $(sed -n 's/^case_\([a-z0-9_]*\)() .*/\1/p' "$0")
-    sed -n 's/^pending_\([a-z0-9_]*\)() .*/pending \1/p' "$0"
   fi
   for name; do
     function=case_$name
-    command -v "$function" >/dev/null || function=pending_$name
     mkdir "$work/$name"
     # Not as a condition: that would turn -e off inside.
     set +e
