@@ -23,4 +23,29 @@ the bytes came back
 interrupts came" "$(cat output)"
 }
 
+# guest MODEL SCRIPT RUN_IN_QEMU_OPTION ...: a guest with the direct device MODEL.
+guest() {
+  model=$1
+  script=$2
+  shift 2
+  # shellcheck disable=SC2016
+  "$uvfio" run --pci "$model@0000:7f:00.0" -- sh -c 'exec "$@" -d "vfio-pci,sysfsdev=$UVFIO_SYSFS_0" "$0"' \
+      "$here/$script" "$clients/run-in-qemu" "$@" >output
+}
+
+case_nvme() {
+  truncate -s 64M disk.img
+  guest nvme,file=disk.img qemu_guest_nvme.sh -m nvme -m ext4
+  expect "what the guest saw" "driver nvme
+the files came back
+interrupts came" "$(cat output)"
+}
+
+case_ioat() {
+  guest ioat qemu_guest_ioat.sh -m ioatdma
+  expect "what the guest saw" "driver ioatdma
+channels dma0chan0
+interrupts came" "$(cat output)"
+}
+
 run_cases "$@"
