@@ -25,8 +25,10 @@ boot() {
 case_the_kernels_driver_and_test() {
   boot
   # Tests of what the function does not offer are skipped; MSIX_TEST is when it runs out of vectors, so those are counted.
-  sed -n 's/^\(ok\|not ok\) [0-9]* /\1 /p; /^[0-9]* vectors/p; /^driver/p' output | grep -v '# SKIP' >results
-  diff "$here/uml_endpoint.expected" results || fail "$(tail -n 60 output errors)"
+  # A newer kernel may have more tests than are expected here.
+  sed 's/^\(ok\|not ok\) [0-9]* /\1 /' output >results
+  grep -Fx -f "$here/uml_endpoint.expected" results | diff "$here/uml_endpoint.expected" - || fail "$(tail -n 60 output errors)"
+  ! grep '^not ok' results || fail "$(tail -n 60 output errors)"
 }
 
 run_cases "$@"
