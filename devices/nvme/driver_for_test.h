@@ -145,21 +145,21 @@ class Driver {
   void ring_tail(Queue& queue) { tell(queue, 2U * queue.id, queue.tail); }
 
   // The next completion. Fails the process if there is none for ten seconds.
-  Completion take(Queue& queue) {
+  // Is the next one there?
+  bool has_completion(const Queue& queue) {
     const std::uint64_t offset = queue.completions + queue.head * sizeof(Completion);
-    Completion entry{};
-    const auto there = [&] {
-      // The word with the phase tag comes last, so it is looked at first.
-      auto& word = *reinterpret_cast<std::uint32_t*>(at(offset + 12, 4).data());
-      const std::uint32_t last = std::atomic_ref(word).load(std::memory_order_acquire);
-      if ((last >> 16 & 1) != (queue.phase ? 1 : 0)) return false;
-      entry = load<Completion>(offset);
-      return true;
-    };
-    if (!port_.wait(there)) {
+    // The word with the phase tag comes last, so it is looked at first.
+    auto& word = *reinterpret_cast<std::uint32_t*>(at(offset + 12, 4).data());
+    const std::uint32_t last = std::atomic_ref(word).load(std::memory_order_acquire);
+    return (last >> 16 & 1) == (queue.phase ? 1 : 0);
+  }
+  Completion take(Queue& queue) {
+    if (!port_.wait([&] { return has_completion(queue); })) {
       std::fprintf(stderr, "no completion in queue %u\n", queue.id);
       std::abort();
     }
+    const auto entry =
+        load<Completion>(queue.completions + queue.head * sizeof(Completion));
     if (++queue.head == queue.entries) {
       queue.head = 0;
       queue.phase = !queue.phase;

@@ -10,7 +10,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 namespace uvfio::nvme {
 namespace {
@@ -23,6 +25,18 @@ unsigned stored_format(int fd) {
   if (fgetxattr(fd, kFormatAttribute, &digit, 1) != 1) return 0;
   const unsigned format = static_cast<unsigned char>(digit) - '0';
   return format < kLbaShifts.size() ? format : 0;
+}
+
+// The kernel may still be ending the requests of a server that has been killed, which keep its lock
+// for a moment.
+int lock(int file) {
+  constexpr auto kPatience = std::chrono::seconds(2);
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (flock(file, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK || std::chrono::steady_clock::now() > end) return -1;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return 0;
 }
 
 }  // namespace
@@ -58,7 +72,7 @@ std::expected<std::unique_ptr<Namespace>, std::string> Namespace::open(
   }
   // Operations are to wait for the disk.
   if (fcntl(made->file(), F_SETFL, 0) != 0) return failed(strerror(errno));
-  if (flock(made->file(), LOCK_EX | LOCK_NB) != 0) {
+  if (lock(made->file()) != 0) {
     return failed(errno == EWOULDBLOCK ? "in use by another server" : strerror(errno));
   }
 

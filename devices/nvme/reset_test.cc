@@ -225,7 +225,7 @@ TEST_F(Life, MaskHoldsMsiBack) {
   // The admin queue shows that the worker has got past the flush.
   driver_->put(queue, Command{.nsid = 1});
   driver_->ring_tail(queue);
-  while ((driver_->load<Completion>(queue.completions).status & 1) == 0) {
+  while (!driver_->has_completion(queue)) {
     EXPECT_EQ(driver_->identify(1, 0, driver_->allocate()), CommandStatus::success);
   }
   EXPECT_EQ(driver_->identify(1, 0, driver_->allocate()), CommandStatus::success);

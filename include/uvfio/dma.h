@@ -1,6 +1,7 @@
 // How a device reaches its client's memory: pins, and DMA through a small translation cache.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -93,9 +94,9 @@ struct Translation {
   Prot prot = Prot::none;     // what it may be cached for
 };
 
-// A device's DMA engine: reads, writes and translates IOVAs without taking a lock. It remembers its last
-// translation; behind an IOMMU unit it has a larger IOTLB as well. Each object belongs to one thread at a time; a device with several queues makes
-// one for each (Device::dma). Valid until close_device returns.
+// A device's DMA engine: reads, writes and translates IOVAs without taking a lock, through an IOTLB. Each
+// object belongs to one thread at a time; a device with several queues makes one for each (Device::dma).
+// Valid until close_device returns.
 class Dma {
  public:
   Dma() = default;
@@ -154,8 +155,11 @@ class Dma {
   friend class Device;
   Dma(std::shared_ptr<iommu::DmaPath> path, const std::atomic<bool>* enabled);
 
+  static constexpr std::size_t kIotlbEntries = 64;  // as many as bits of iotlb_valid_
+
+  const Translation* cached(std::uint64_t iova, std::uint64_t size, Prot prot);
   Result<std::byte*> lookup(std::uint64_t iova, std::uint64_t size, Prot prot);
-  bool is_cached(std::uint64_t iova, std::uint64_t size, Prot prot) const;
+  Result<std::byte*> lookup_anew(std::uint64_t iova, std::uint64_t size, Prot prot);
   Result<Window> translate_anew(std::uint64_t iova, std::uint64_t size, Prot prot);
 
   [[nodiscard]] bool enabled() const {
@@ -166,8 +170,12 @@ class Dma {
   Prot prot_of_write_ = Prot::read_write;
   const std::atomic<bool>* enabled_ = nullptr;
   const std::atomic<std::uint64_t>* generation_ = nullptr;
-  std::uint64_t cached_generation_ = 0;
-  Translation cached_;
+  // The IOTLB: the last translation found, which may span many pages, and a direct-mapped array by page.
+  // It holds for one generation of the container.
+  std::uint64_t iotlb_generation_ = 0;
+  std::uint64_t iotlb_valid_ = 0;
+  Translation last_found_;
+  std::array<Translation, kIotlbEntries> iotlb_;
 };
 
 }  // namespace uvfio::vfio

@@ -21,8 +21,7 @@ class Users;
 using vfio::Prot;
 
 // How a device's DMA reaches the client's memory, without a lock. Emulated devices share one per container;
-// a device behind an IOMMU unit has one for each engine, with an IOTLB in it, and then translate() and hold()
-// belong to one thread at a time.
+// a device behind an IOMMU unit has its own for each engine. Thread-safe; the IOTLB before it (vfio::Dma) is not.
 class DmaPath {
  public:
   virtual ~DmaPath() = default;

@@ -117,25 +117,53 @@ Dma::Dma(std::shared_ptr<iommu::DmaPath> path, const std::atomic<bool>* enabled)
       generation_(&path_->generation()) {}
 Dma::~Dma() = default;
 
+namespace {
+
 // `size` is not 0.
-inline bool Dma::is_cached(std::uint64_t iova, std::uint64_t size, Prot prot) const {
+inline bool covers(const Translation& entry, std::uint64_t iova, std::uint64_t size, Prot prot) {
   // Unsigned: what lies before the first byte is beyond the last, too.
-  const std::uint64_t offset = iova - cached_.first;
-  const std::uint64_t length = cached_.last - cached_.first;
-  return offset <= length && size - 1 <= length - offset && allows(cached_.prot, prot);
+  const std::uint64_t offset = iova - entry.first;
+  const std::uint64_t length = entry.last - entry.first;
+  return offset <= length && size - 1 <= length - offset && allows(entry.prot, prot);
+}
+
+constexpr std::size_t iotlb_index(std::uint64_t iova, std::size_t entries) {
+  return (iova / memory::kPageSize) % entries;
+}
+
+}  // namespace
+
+// Inside an RCU section; nullptr: not in the IOTLB.
+inline const Translation* Dma::cached(std::uint64_t iova, std::uint64_t size, Prot prot) {
+  if (generation_->load(std::memory_order_acquire) != iotlb_generation_) [[unlikely]]
+    return nullptr;
+  if (covers(last_found_, iova, size, prot)) return &last_found_;
+  const std::size_t index = iotlb_index(iova, kIotlbEntries);
+  if ((iotlb_valid_ >> index & 1) != 0 && covers(iotlb_[index], iova, size, prot))
+    return &iotlb_[index];
+  return nullptr;
 }
 
 // Inside an RCU section: where [iova, iova + size) is in this process; nullptr: reached by copy
 // only.
-Result<std::byte*> Dma::lookup(std::uint64_t iova, std::uint64_t size, Prot prot) {
+inline Result<std::byte*> Dma::lookup(std::uint64_t iova, std::uint64_t size, Prot prot) {
+  const Translation* entry = cached(iova, size, prot);
+  if (entry == nullptr) [[unlikely]] return lookup_anew(iova, size, prot);
+  return entry->host == nullptr ? nullptr : entry->host + (iova - entry->first);
+}
+
+Result<std::byte*> Dma::lookup_anew(std::uint64_t iova, std::uint64_t size, Prot prot) {
   const std::uint64_t generation = generation_->load(std::memory_order_acquire);
-  if (generation != cached_generation_ || !is_cached(iova, size, prot)) [[unlikely]] {
-    auto found = path_->translate(iova, size, prot);
-    if (!found) return std::unexpected(found.error());
-    cached_ = *found;
-    cached_generation_ = generation;
+  const auto found = path_->translate(iova, size, prot);
+  if (!found) return std::unexpected(found.error());
+  if (generation != iotlb_generation_) {
+    iotlb_generation_ = generation;
+    iotlb_valid_ = 0;
   }
-  return cached_.host == nullptr ? nullptr : cached_.host + (iova - cached_.first);
+  const std::size_t index = iotlb_index(iova, kIotlbEntries);
+  iotlb_valid_ |= std::uint64_t{1} << index;
+  last_found_ = iotlb_[index] = *found;
+  return found->host == nullptr ? nullptr : found->host + (iova - found->first);
 }
 
 Status Dma::read(std::uint64_t iova, std::span<std::byte> data) {
@@ -174,10 +202,9 @@ Result<Dma::Window> Dma::translate(std::uint64_t iova, std::uint64_t size, Prot 
   if (size == 0) return fail(EINVAL);
   if (!enabled()) return fail(EACCES);
   rcu::read_lock();
-  if (generation_->load(std::memory_order_acquire) == cached_generation_ &&
-      is_cached(iova, size, prot) && cached_.host != nullptr) [[likely]] {
-    return Window(cached_.host + (iova - cached_.first));
-  }
+  const Translation* entry = cached(iova, size, prot);
+  if (entry != nullptr && entry->host != nullptr) [[likely]]
+    return Window(entry->host + (iova - entry->first));
   return translate_anew(iova, size, prot);
 }
 

@@ -9,8 +9,6 @@
 namespace uvfio::iommu::type1 {
 namespace {
 
-using memory::kPageShift;
-
 // Readers may stay in an RCU section for this many bytes.
 constexpr std::uint64_t kMaxCopyInSection = 1 << 20;
 
@@ -51,8 +49,8 @@ std::unexpected<Errno> DomainPath::refuse(std::uint64_t iova, std::uint64_t size
 }
 
 // What the table says for [iova, iova + size): one page, or several whose memory is contiguous.
-Result<vfio::Translation> DomainPath::find(std::uint64_t iova, std::uint64_t size,
-                                           Prot prot) const {
+Result<vfio::Translation> DomainPath::translate(std::uint64_t iova, std::uint64_t size,
+                                                Prot prot) {
   const std::uint64_t last = iova + (size - 1);
   if (last < iova) return fail(EINVAL);
   PageTable::Leaf leaf = domain_->walk(iova);
@@ -73,23 +71,6 @@ Result<vfio::Translation> DomainPath::find(std::uint64_t iova, std::uint64_t siz
         static_cast<Prot>(static_cast<unsigned>(found.prot) & static_cast<unsigned>(next.prot));
     found.last = next.last;
   }
-}
-
-Result<vfio::Translation> DomainPath::translate(std::uint64_t iova, std::uint64_t size,
-                                                Prot prot) {
-  const std::uint64_t generation = type1_.generation_.load(std::memory_order_acquire);
-  if (generation != entries_generation_) {
-    entries_.fill({});
-    entries_generation_ = generation;
-  }
-  vfio::Translation& entry = entries_[(iova >> kPageShift) % kEntries];
-  if (iova >= entry.first && iova <= entry.last && size - 1 <= entry.last - iova &&
-      vfio::allows(entry.prot, prot)) {
-    return entry;
-  }
-  const auto found = find(iova, size, prot);
-  if (found) entry = *found;
-  return found;
 }
 
 Result<std::byte*> DomainPath::hold(std::uint64_t iova, std::uint64_t size, Prot prot,

@@ -1,7 +1,6 @@
 // The DMA of a device behind an IOMMU unit.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -14,8 +13,8 @@ namespace uvfio::iommu::type1 {
 
 class Type1;
 
-// One DMA engine's way through its domain: an IOTLB, and the page table behind it. What the table does not
-// allow goes to the unit's fault queue and never reaches memory. For one thread at a time.
+// One DMA engine's way through its domain: the page table behind its IOTLB (vfio::Dma). What the table does not
+// allow goes to the unit's fault queue and never reaches memory.
 class DomainPath final : public DmaPath {
  public:
   // `keep` is the reference that keeps `type1`.
@@ -35,10 +34,6 @@ class DomainPath final : public DmaPath {
   [[nodiscard]] const std::atomic<std::uint64_t>& generation() const override;
 
  private:
-  static constexpr std::size_t kEntries = 64;  // a power of two
-
-  [[nodiscard]] Result<vfio::Translation> find(std::uint64_t iova, std::uint64_t size,
-                                               Prot prot) const;
   template <typename Span, typename Copy>
   Status copy(std::uint64_t iova, Span data, Prot prot, Copy&& copy_piece);
   // Reports and returns `error`.
@@ -49,10 +44,6 @@ class DomainPath final : public DmaPath {
   const std::shared_ptr<Domain> domain_;
   const std::shared_ptr<Unit> unit_;
   const std::string device_;
-
-  // The IOTLB: direct-mapped by page. It holds for one generation of the container.
-  std::array<vfio::Translation, kEntries> entries_;
-  std::uint64_t entries_generation_ = 0;
 };
 
 }  // namespace uvfio::iommu::type1
