@@ -43,6 +43,8 @@ struct Options {
   unsigned rounds = 9;
   unsigned milliseconds = 500;
   unsigned megabytes = 256;
+  std::string mode = "seccomp=auto";
+  bool poll = false;
   std::string filter;
 };
 
@@ -136,7 +138,7 @@ class Guest {
  public:
   Guest(const Options& options, const std::string& image) {
     constexpr const char* kBdf = "0000:01:00.0";
-    const std::array<std::string, 16> arguments{
+    const std::array<std::string, 17> arguments{
         options.uvfio,
         "run",
         "--pci",
@@ -144,6 +146,7 @@ class Guest {
         "--",
         options.kernel,
         "mem=256M",
+        options.mode,
         fmt::format("vfio_uml.device={}", kBdf),
         fmt::format("ubd0d={}", image),
         "rootfstype=hostfs",
@@ -260,9 +263,9 @@ void compare(Guest& guest, const Options& options, const Workload& workload) {
   std::vector<double> ratios;
   for (unsigned round = 0; round < options.rounds; ++round) {
     const auto once = [&](std::string_view device, std::vector<Sample>& samples) {
-      samples.push_back(
-          guest.measure(fmt::format("{} {} {} {} {} {}", device, workload.direction, workload.order,
-                                    workload.bytes, workload.depth, options.milliseconds)));
+      samples.push_back(guest.measure(fmt::format(
+          "{} {} {} {} {} {} {}", device, workload.direction, workload.order,
+          options.poll ? "poll" : "sleep", workload.bytes, workload.depth, options.milliseconds)));
     };
     // Who comes first changes.
     if (round % 2 == 0) once("nvme0n1", nvme);
@@ -303,6 +306,9 @@ int main(int argc, char** argv) {
   app.add_option("--milliseconds", options.milliseconds, "of each measurement")
       ->check(CLI::Range(10, 60000));
   app.add_option("--megabytes", options.megabytes, "of the image")->check(CLI::Range(16, 65536));
+  app.add_option("--mode", options.mode, "how the guest's processes run: seccomp=off, on or auto");
+  app.add_flag("--poll", options.poll,
+               "the guest's program asks again and again, and never sleeps");
   app.add_option("--filter", options.filter, "only rows with this text");
   CLI11_PARSE(app, argc, argv);
   signal(SIGPIPE, SIG_IGN);

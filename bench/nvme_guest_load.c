@@ -1,5 +1,5 @@
 // The guest's side of nvme_guest: init of a User-Mode Linux, which makes block I/O as it is told. A line of standard input
-//   DEVICE read|write random|sequential BYTES DEPTH MILLISECONDS
+//   DEVICE read|write random|sequential sleep|poll BYTES DEPTH MILLISECONDS
 // is answered by a line "done OPERATIONS NANOSECONDS INTERRUPTS" or "error TEXT"; the end of the input powers the machine off.
 #include <errno.h>
 #include <fcntl.h>
@@ -12,7 +12,6 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <termios.h>
 #include <time.h>
@@ -24,6 +23,7 @@ struct load {
   char device[32];
   char direction[16];
   char order[16];
+  char wait[16];
   unsigned bytes;
   unsigned depth;
   unsigned milliseconds;
@@ -66,6 +66,15 @@ static uint64_t interrupts_of(const char *name) {
   return sum;
 }
 
+// Requests go to the disk as they come.
+static void no_scheduler(const char *device) {
+  char path[64];
+  snprintf(path, sizeof path, "/sys/block/%s/queue/scheduler", device);
+  const int file = open(path, O_WRONLY | O_CLOEXEC);
+  if (file < 0 || write(file, "none", 4) != 4) fail(path);
+  if (file >= 0) close(file);
+}
+
 struct workplace {
   int device;
   uint64_t blocks;  // of `bytes`
@@ -79,6 +88,8 @@ struct workplace {
 static int generate(struct workplace *place, const struct load *load, char *memory, struct result *result) {
   const int writes = strcmp(load->direction, "write") == 0;
   const int at_random = strcmp(load->order, "random") == 0;
+  const int polls = strcmp(load->wait, "poll") == 0;
+  struct timespec no_time = {0, 0};
   uint64_t next = 0;
   unsigned ready = 0;
   for (; ready < load->depth; ++ready) place->pointers[ready] = &place->blocks_of_io[ready];
@@ -105,8 +116,11 @@ static int generate(struct workplace *place, const struct load *load, char *memo
     }
     in_flight += ready;
     if (in_flight == 0) break;
-    const long count = syscall(SYS_io_getevents, place->context, 1, kMostDepth, place->events, NULL);
-    if (count < 0) return fail("io_getevents");
+    long count = 0;
+    do {
+      count = syscall(SYS_io_getevents, place->context, polls ? 0 : 1, kMostDepth, place->events, polls ? &no_time : NULL);
+      if (count < 0) return fail("io_getevents");
+    } while (count == 0);
     ready = (unsigned)count;
     for (unsigned i = 0; i < ready; ++i) {
       if (place->events[i].res != (int64_t)load->bytes) {
@@ -158,8 +172,11 @@ static int measure(const struct load *load, struct result *result) {
 }
 
 int main(void) {
-  mkdir("/proc", 0755);
-  if (mount("proc", "/proc", "proc", 0, NULL) != 0 || mount("dev", "/dev", "devtmpfs", 0, NULL) != 0) fail("mount");
+  if (mount("proc", "/proc", "proc", 0, NULL) != 0 || mount("sys", "/sys", "sysfs", 0, NULL) != 0 ||
+      mount("dev", "/dev", "devtmpfs", 0, NULL) != 0)
+    fail("mount");
+  no_scheduler("nvme0n1");
+  no_scheduler("ubda");
   struct termios terminal;
   if (tcgetattr(0, &terminal) == 0) {
     terminal.c_lflag &= (tcflag_t) ~(ECHO);
@@ -173,8 +190,8 @@ int main(void) {
     struct load load;
     struct result result;
     if (strncmp(line, "off", 3) == 0) break;
-    if (sscanf(line, "%31s %15s %15s %u %u %u", load.device, load.direction, load.order, &load.bytes, &load.depth,
-               &load.milliseconds) != 6) {
+    if (sscanf(line, "%31s %15s %15s %15s %u %u %u", load.device, load.direction, load.order, load.wait, &load.bytes,
+               &load.depth, &load.milliseconds) != 7) {
       printf("error a line that is no load\n");
     } else if (measure(&load, &result) == 0) {
       printf("done %llu %llu %llu\n", (unsigned long long)result.operations, (unsigned long long)result.nanoseconds,

@@ -8,6 +8,12 @@
 namespace uvfio::nvme {
 namespace {
 
+// Commands that are taken from a queue before any of them is answered: few, so that the host works
+// on the first answers beside us.
+constexpr unsigned kFetch = 8;
+
+constexpr std::chrono::microseconds kLinger{300};
+
 // Of an operation whose result nobody can be told.
 class Unanswered final : public IoTarget {
   void io_done(int) override {}
@@ -120,13 +126,29 @@ void Controller::run() {
       post();
       next = interrupts_.send(*port_, queues_, registers_.interrupt_mask());
     }
-    if (fetched) continue;
+    if (fetched || (!next && linger())) continue;
     if (enabled_ && !queues_.arm_shadow(port_->interrupt_mode() == pci::InterruptMode::intx))
       continue;
     sleep(next);
   }
   drain();
   controller_reset();
+}
+
+// To sleep and to be woken up takes the host a doorbell, and both longer than this. So while the
+// host tends to come back sooner than that, wait for it. True: there is something to do.
+bool Controller::linger() {
+  if (!enabled_ || ring_->in_flight() != 0 || !patience_.worth()) return false;
+  const auto end = Interrupts::Clock::now() + kLinger;
+  do {
+    if (signals_.load() != 0 || doorbells_.any() || queues_.read_shadow()) {
+      patience_.rewarded();
+      return true;
+    }
+    for (int i = 0; i < 32; ++i) __builtin_ia32_pause();
+  } while (Interrupts::Clock::now() < end);
+  patience_.in_vain();
+  return false;
 }
 
 void Controller::sleep(std::optional<Interrupts::Clock::time_point> until) {
@@ -289,7 +311,7 @@ bool Controller::fetch() {
 }
 
 bool Controller::fetch_from(SubmissionQueue& queue) {
-  std::array<Command, 32> commands;
+  std::array<Command, kFetch> commands;
   const unsigned most = std::min(
       {static_cast<unsigned>(commands.size()), features_.arbitration_burst(), pool_.left()});
   unsigned count = 0;

@@ -14,6 +14,7 @@
 #include "devices/nvme/admin_commands.h"
 #include "devices/nvme/doorbells.h"
 #include "devices/nvme/interrupts.h"
+#include "devices/nvme/patience.h"
 #include "devices/nvme/registers.h"
 #include "uvfio/pci.h"
 
@@ -67,6 +68,7 @@ class Controller {
   void shut_down();
   void controller_reset();
   void drain();
+  bool linger();
   void sleep(std::optional<Interrupts::Clock::time_point> until);
   void take_doorbells();
   bool fetch();
@@ -94,6 +96,7 @@ class Controller {
   IoCommands io_;
   AdminCommands admin_;
   Interrupts interrupts_;
+  Patience patience_;
   bool enabled_ = false;    // takes commands
   bool failed_ = false;     // CSTS.CFS
   bool shut_down_ = false;  // CC.SHN has been obeyed
