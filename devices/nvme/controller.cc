@@ -1,6 +1,7 @@
 #include "devices/nvme/controller.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <array>
 #include <system_error>
@@ -10,9 +11,9 @@ namespace {
 
 // Commands that are taken from a queue before any of them is answered: few, so that the host works
 // on the first answers beside us.
-constexpr unsigned kFetch = 8;
+constexpr unsigned kFetch = 16;
 
-constexpr std::chrono::microseconds kLinger{300};
+constexpr std::chrono::microseconds kLinger{200};
 
 // Of an operation whose result nobody can be told.
 class Unanswered final : public IoTarget {
@@ -140,15 +141,32 @@ void Controller::run() {
 bool Controller::linger() {
   if (!enabled_ || ring_->in_flight() != 0 || !patience_.worth()) return false;
   const auto end = Interrupts::Clock::now() + kLinger;
-  do {
+  // The time first: this thread may have been off its CPU meanwhile.
+  for (bool over = false; !over;) {
+    over = Interrupts::Clock::now() >= end;
     if (signals_.load() != 0 || doorbells_.any() || queues_.read_shadow()) {
       patience_.rewarded();
+      reminded_ = false;
       return true;
     }
-    for (int i = 0; i < 32; ++i) __builtin_ia32_pause();
-  } while (Interrupts::Clock::now() < end);
+    sched_yield();  // it is the host's turn, perhaps on this very CPU
+  }
+  if (remind()) return true;
   patience_.in_vain();
   return false;
+}
+
+// A host that goes to sleep as its interrupt comes may find it with its next timer tick only (the
+// idle loop of User-Mode Linux does). One that does not take what has been posted is interrupted
+// once more, which costs it nothing if it was only busy.
+bool Controller::remind() {
+  if (reminded_ || port_->interrupt_mode() == pci::InterruptMode::intx) return false;
+  queues_.for_each_completion([this](const CompletionQueue& queue) {
+    if (queue.empty()) return;
+    interrupts_.posted(queue, 1);
+    reminded_ = true;
+  });
+  return reminded_;
 }
 
 void Controller::sleep(std::optional<Interrupts::Clock::time_point> until) {

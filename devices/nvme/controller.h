@@ -69,6 +69,7 @@ class Controller {
   void controller_reset();
   void drain();
   bool linger();
+  bool remind();
   void sleep(std::optional<Interrupts::Clock::time_point> until);
   void take_doorbells();
   bool fetch();
@@ -97,6 +98,7 @@ class Controller {
   AdminCommands admin_;
   Interrupts interrupts_;
   Patience patience_;
+  bool reminded_ = false;  // of what is posted now
   bool enabled_ = false;    // takes commands
   bool failed_ = false;     // CSTS.CFS
   bool shut_down_ = false;  // CC.SHN has been obeyed

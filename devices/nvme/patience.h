@@ -9,7 +9,7 @@ namespace uvfio::nvme {
 class Patience {
  public:
   static constexpr int kMost = 8;
-  static constexpr int kTryEvery = 32;
+  static constexpr int kTryEvery = 8;
 
   // To be followed by either of the others if true.
   [[nodiscard]] bool worth() {

@@ -14,9 +14,9 @@ namespace {
 
 constexpr unsigned kEntries = 256;       // queued at once
 constexpr unsigned kCompletions = 4096;  // above what a controller ever has in flight
-// A write to the page cache that takes this long has waited for the disk; those of the next time
-// are likely to wait as well.
-constexpr std::chrono::milliseconds kSlow{1};
+// A write to the page cache that takes this long, more than a turn of other programs on this CPU,
+// has waited for the disk; those of the next time are likely to wait as well.
+constexpr std::chrono::milliseconds kSlow{10};
 constexpr std::chrono::milliseconds kSlowFor{100};
 
 }  // namespace
