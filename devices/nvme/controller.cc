@@ -27,15 +27,8 @@ std::expected<std::unique_ptr<Controller>, std::string> Controller::create(Ident
                                                                            unsigned io_queues) {
   auto ring = Ring::create();
   if (!ring) return std::unexpected(ring.error());
-  std::unique_ptr<Controller> controller(
+  return std::unique_ptr<Controller>(
       new Controller(std::move(identity), std::move(namespaces), io_queues, std::move(*ring)));
-  try {
-    controller->worker_ = std::thread([self = controller.get()] { self->run(); });
-  } catch (const std::system_error& error) {
-    return std::unexpected(std::string("cannot start a thread: ") + error.what());
-  }
-  pthread_setname_np(controller->worker_.native_handle(), "nvme");
-  return controller;
 }
 
 Controller::Controller(Identity identity, Namespaces namespaces, unsigned io_queues,
@@ -67,12 +60,27 @@ Controller::~Controller() {
 
 void Controller::connect(pci::Port& port) { port_ = &port; }
 
+// False: no thread can be had.
+bool Controller::start() {
+  std::call_once(start_once_, [this] {
+    try {
+      worker_ = std::thread([this] { run(); });
+      pthread_setname_np(worker_.native_handle(), "nvme");
+      started_ = true;
+    } catch (const std::system_error&) {
+      registers_.set_status(csts::Cfs::kMask);
+    }
+  });
+  return started_;
+}
+
 void Controller::signal(std::uint32_t signals) {
   signals_.fetch_or(signals);
   ring_->wake();
 }
 
 void Controller::write(std::uint64_t offset, std::uint32_t value) {
+  if (!start()) return;
   if (offset >= kDoorbells) {
     const std::uint64_t index = (offset - kDoorbells) / sizeof(std::uint32_t);
     if (index >= Doorbells::kCount) return;
@@ -105,9 +113,12 @@ void Controller::signal_and_wait(std::uint32_t signals) {
   obeyed_.wait(lock, [&] { return static_cast<int>(answered_ - ticket) >= 0; });
 }
 
-void Controller::reset() { signal_and_wait(kFunctionReset); }
+void Controller::reset() {
+  started_ ? signal_and_wait(kFunctionReset) : registers_.power_on();
+}
 
 void Controller::bus_master_changed(bool enabled) {
+  if (!started_) return;
   enabled ? signal(kLook) : signal_and_wait(kDrain);
 }
 

@@ -56,6 +56,7 @@ class Controller {
     kAnswer = 1 << 6,  // somebody waits
     kStop = 1 << 7,
   };
+  bool start();
   void signal(std::uint32_t signals);
   void signal_and_wait(std::uint32_t signals);
 
@@ -109,6 +110,10 @@ class Controller {
   unsigned asked_ = 0;
   unsigned answered_ = 0;
 
+  // It comes with the first write of a register: who makes a disk may have to be a process of one
+  // thread.
+  std::once_flag start_once_;
+  std::atomic<bool> started_{false};
   std::thread worker_;  // last: it uses all of the above
 };
 
