@@ -10,6 +10,7 @@
 
 #include "base/number.h"
 #include "devices/edu/edu.h"
+#include "devices/endpoint/endpoint.h"
 #include "devices/ioat/ioat.h"
 #include "devices/nvme/disk.h"
 
@@ -33,6 +34,10 @@ Outcome<std::unique_ptr<pci::Model>> make_edu(const ModelKeys& keys) {
   const auto mask = number(keys, "dma_mask", edu::kDefaultDmaMask);
   if (!mask) return std::unexpected(mask.error());
   return std::make_unique<edu::Edu>(*mask);
+}
+
+Outcome<std::unique_ptr<pci::Model>> make_endpoint(const ModelKeys&) {
+  return std::make_unique<endpoint::Endpoint>();
 }
 
 constexpr std::array kIoatKeys{
@@ -75,6 +80,7 @@ Outcome<std::unique_ptr<pci::Model>> make_nvme(const ModelKeys& keys) {
 
 constexpr std::array kModels{
     PciModel{"edu", "QEMU's educational device", kEduKeys, make_edu},
+    PciModel{"endpoint", "the test function of Linux's PCI endpoint framework", {}, make_endpoint},
     PciModel{"ioat", "Intel's I/OAT DMA engine", kIoatKeys, make_ioat},
     PciModel{"nvme", "an NVMe disk over files or block devices", kNvmeKeys, make_nvme},
 };
