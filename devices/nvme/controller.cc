@@ -113,9 +113,7 @@ void Controller::signal_and_wait(std::uint32_t signals) {
   obeyed_.wait(lock, [&] { return static_cast<int>(answered_ - ticket) >= 0; });
 }
 
-void Controller::reset() {
-  started_ ? signal_and_wait(kFunctionReset) : registers_.power_on();
-}
+void Controller::reset() { started_ ? signal_and_wait(kFunctionReset) : registers_.power_on(); }
 
 void Controller::bus_master_changed(bool enabled) {
   if (!started_) return;
@@ -169,9 +167,11 @@ bool Controller::linger() {
 
 // A host that goes to sleep as its interrupt comes may find it with its next timer tick only (the
 // idle loop of User-Mode Linux does). One that does not take what has been posted is interrupted
-// once more, which costs it nothing if it was only busy.
+// once more, which costs it little if it was only busy. Only with shadow doorbells, which show at
+// once what it has taken.
 bool Controller::remind() {
-  if (reminded_ || port_->interrupt_mode() == pci::InterruptMode::intx) return false;
+  if (reminded_ || !queues_.have_shadow() || port_->interrupt_mode() == pci::InterruptMode::intx)
+    return false;
   queues_.for_each_completion([this](const CompletionQueue& queue) {
     if (queue.empty()) return;
     interrupts_.posted(queue, 1);

@@ -99,7 +99,7 @@ class Controller {
   AdminCommands admin_;
   Interrupts interrupts_;
   Patience patience_;
-  bool reminded_ = false;  // of what is posted now
+  bool reminded_ = false;   // of what is posted now
   bool enabled_ = false;    // takes commands
   bool failed_ = false;     // CSTS.CFS
   bool shut_down_ = false;  // CC.SHN has been obeyed
