@@ -38,7 +38,7 @@ case $uvfio_step in
 write)
   mkfs.ext4 -q -F "$disk" || finish "mkfs $?"
   mount -t ext4 "$disk" /tmp/disk || finish "mount $?"
-  cd /tmp/disk
+  cd /tmp/disk || finish "cd"
   for number in $(seq 50); do
     mkdir -p "$((number % 7))"
     head -c 4194304 /dev/urandom >"$((number % 7))/$number" || finish "write $?"
