@@ -130,6 +130,9 @@ int main(int argc, char** argv) {
                   "Set a parameter of the type1 IOMMU backend (repeatable), such as dma_entry_limit=1000")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
+  run->add_option("--nvme-directory", options.models.nvme_directory,
+                  "Where mediated NVMe disks lie, and stay: UUID.img. Without it they go with their devices")
+      ->check(CLI::ExistingDirectory);
   run->add_flag("--no-passthrough", no_passthrough, "Offer no mmap of device regions");
   run->add_flag("-v,--verbose", verbosity, "Say more on standard error (twice: much more)");
   run->add_option("PROGRAM", options.command)->required();

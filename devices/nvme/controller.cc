@@ -1,12 +1,19 @@
 #include "devices/nvme/controller.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <array>
 #include <system_error>
 
 namespace uvfio::nvme {
 namespace {
+
+// Commands that are taken from a queue before any of them is answered: few, so that the host works
+// on the first answers beside us.
+constexpr unsigned kFetch = 16;
+
+constexpr std::chrono::microseconds kLinger{200};
 
 // Of an operation whose result nobody can be told.
 class Unanswered final : public IoTarget {
@@ -20,15 +27,8 @@ std::expected<std::unique_ptr<Controller>, std::string> Controller::create(Ident
                                                                            unsigned io_queues) {
   auto ring = Ring::create();
   if (!ring) return std::unexpected(ring.error());
-  std::unique_ptr<Controller> controller(
+  return std::unique_ptr<Controller>(
       new Controller(std::move(identity), std::move(namespaces), io_queues, std::move(*ring)));
-  try {
-    controller->worker_ = std::thread([self = controller.get()] { self->run(); });
-  } catch (const std::system_error& error) {
-    return std::unexpected(std::string("cannot start a thread: ") + error.what());
-  }
-  pthread_setname_np(controller->worker_.native_handle(), "nvme");
-  return controller;
 }
 
 Controller::Controller(Identity identity, Namespaces namespaces, unsigned io_queues,
@@ -60,12 +60,27 @@ Controller::~Controller() {
 
 void Controller::connect(pci::Port& port) { port_ = &port; }
 
+// False: no thread can be had.
+bool Controller::start() {
+  std::call_once(start_once_, [this] {
+    try {
+      worker_ = std::thread([this] { run(); });
+      pthread_setname_np(worker_.native_handle(), "nvme");
+      started_ = true;
+    } catch (const std::system_error&) {
+      registers_.set_status(csts::Cfs::kMask);
+    }
+  });
+  return started_;
+}
+
 void Controller::signal(std::uint32_t signals) {
   signals_.fetch_or(signals);
   ring_->wake();
 }
 
 void Controller::write(std::uint64_t offset, std::uint32_t value) {
+  if (!start()) return;
   if (offset >= kDoorbells) {
     const std::uint64_t index = (offset - kDoorbells) / sizeof(std::uint32_t);
     if (index >= Doorbells::kCount) return;
@@ -98,9 +113,10 @@ void Controller::signal_and_wait(std::uint32_t signals) {
   obeyed_.wait(lock, [&] { return static_cast<int>(answered_ - ticket) >= 0; });
 }
 
-void Controller::reset() { signal_and_wait(kFunctionReset); }
+void Controller::reset() { started_ ? signal_and_wait(kFunctionReset) : registers_.power_on(); }
 
 void Controller::bus_master_changed(bool enabled) {
+  if (!started_) return;
   enabled ? signal(kLook) : signal_and_wait(kDrain);
 }
 
@@ -120,13 +136,48 @@ void Controller::run() {
       post();
       next = interrupts_.send(*port_, queues_, registers_.interrupt_mask());
     }
-    if (fetched) continue;
+    if (fetched || (!next && linger())) continue;
     if (enabled_ && !queues_.arm_shadow(port_->interrupt_mode() == pci::InterruptMode::intx))
       continue;
     sleep(next);
   }
   drain();
   controller_reset();
+}
+
+// To sleep and to be woken up takes the host a doorbell, and both longer than this. So while the
+// host tends to come back sooner than that, wait for it. True: there is something to do.
+bool Controller::linger() {
+  if (!enabled_ || ring_->in_flight() != 0 || !patience_.worth()) return false;
+  const auto end = Interrupts::Clock::now() + kLinger;
+  // The time first: this thread may have been off its CPU meanwhile.
+  for (bool over = false; !over;) {
+    over = Interrupts::Clock::now() >= end;
+    if (signals_.load() != 0 || doorbells_.any() || queues_.read_shadow()) {
+      patience_.rewarded();
+      reminded_ = false;
+      return true;
+    }
+    sched_yield();  // it is the host's turn, perhaps on this very CPU
+  }
+  if (remind()) return true;
+  patience_.in_vain();
+  return false;
+}
+
+// A host that goes to sleep as its interrupt comes may find it with its next timer tick only (the
+// idle loop of User-Mode Linux does). One that does not take what has been posted is interrupted
+// once more, which costs it little if it was only busy. Only with shadow doorbells, which show at
+// once what it has taken.
+bool Controller::remind() {
+  if (reminded_ || !queues_.have_shadow() || port_->interrupt_mode() == pci::InterruptMode::intx)
+    return false;
+  queues_.for_each_completion([this](const CompletionQueue& queue) {
+    if (queue.empty()) return;
+    interrupts_.posted(queue, 1);
+    reminded_ = true;
+  });
+  return reminded_;
 }
 
 void Controller::sleep(std::optional<Interrupts::Clock::time_point> until) {
@@ -289,7 +340,7 @@ bool Controller::fetch() {
 }
 
 bool Controller::fetch_from(SubmissionQueue& queue) {
-  std::array<Command, 32> commands;
+  std::array<Command, kFetch> commands;
   const unsigned most = std::min(
       {static_cast<unsigned>(commands.size()), features_.arbitration_burst(), pool_.left()});
   unsigned count = 0;

@@ -14,6 +14,7 @@
 #include "devices/nvme/admin_commands.h"
 #include "devices/nvme/doorbells.h"
 #include "devices/nvme/interrupts.h"
+#include "devices/nvme/patience.h"
 #include "devices/nvme/registers.h"
 #include "uvfio/pci.h"
 
@@ -55,6 +56,7 @@ class Controller {
     kAnswer = 1 << 6,  // somebody waits
     kStop = 1 << 7,
   };
+  bool start();
   void signal(std::uint32_t signals);
   void signal_and_wait(std::uint32_t signals);
 
@@ -67,6 +69,8 @@ class Controller {
   void shut_down();
   void controller_reset();
   void drain();
+  bool linger();
+  bool remind();
   void sleep(std::optional<Interrupts::Clock::time_point> until);
   void take_doorbells();
   bool fetch();
@@ -94,6 +98,8 @@ class Controller {
   IoCommands io_;
   AdminCommands admin_;
   Interrupts interrupts_;
+  Patience patience_;
+  bool reminded_ = false;   // of what is posted now
   bool enabled_ = false;    // takes commands
   bool failed_ = false;     // CSTS.CFS
   bool shut_down_ = false;  // CC.SHN has been obeyed
@@ -104,6 +110,10 @@ class Controller {
   unsigned asked_ = 0;
   unsigned answered_ = 0;
 
+  // It comes with the first write of a register: who makes a disk may have to be a process of one
+  // thread.
+  std::once_flag start_once_;
+  std::atomic<bool> started_{false};
   std::thread worker_;  // last: it uses all of the above
 };
 

@@ -1,8 +1,14 @@
-// What was flushed is there after the server has been killed.
+// What was flushed is there after the server has been killed, and after the machine's power was
+// cut: when the host is told, the kernel has given it to the disk.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <cerrno>
+#include <functional>
 
 #include "devices/nvme/disk_for_test.h"
 
@@ -70,6 +76,87 @@ TEST(Durability, NothingFlushedIsLostByAKill) {
       EXPECT_GE(generation, flushed);
     }
   }
+}
+
+// Pages of `path` that the page cache has and the disk not yet: cachestat(2), Linux 6.5. -1: cannot
+// be known.
+std::int64_t pages_to_be_written(const std::string& path) {
+  constexpr long kCachestat = 451;
+  struct {
+    std::uint64_t offset = 0;
+    std::uint64_t size = 0;  // to the end
+  } range;
+  struct {
+    std::uint64_t cached = 0;
+    std::uint64_t dirty = 0;
+    std::uint64_t in_writeback = 0;
+    std::uint64_t evicted = 0;
+    std::uint64_t recently_evicted = 0;
+  } result;
+  const Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (syscall(kCachestat, file.get(), &range, &result, 0) != 0) return -1;
+  return static_cast<std::int64_t>(result.dirty + result.in_writeback);
+}
+
+class OnTheDisk : public DiskTest {
+ protected:
+  void SetUp() override {
+    start({.lba_size = 4096});
+    ASSERT_TRUE(driver_->enable());
+    queue_ = driver_->create_queue(1, 64);
+    data_ = driver_->allocate(32);
+    // A file system in memory has nothing to write; neither has a kernel that we cannot ask.
+    if (write({}, 0) != CommandStatus::success) FAIL();
+    if (pages_to_be_written(file_.path()) < 1)
+      GTEST_SKIP() << "cannot see what is on the disk: no cachestat, or a file system in memory";
+  }
+  // 32 blocks from `first` on.
+  CommandStatus write(const std::function<void(Command&)>& change, std::uint64_t first) {
+    driver_->store(data_, ++generation_);
+    Command command = Driver::io(IoOpcode::write, first, 32);
+    driver_->set_prps(command, data_, 32 * 4096);
+    if (change) change(command);
+    return driver_->status(queue_, command);
+  }
+
+  Driver::Queue queue_;
+  std::uint64_t data_ = 0;
+  std::uint64_t generation_ = 0;
+};
+
+TEST_F(OnTheDisk, AFlushCompletesWhenAllIsWritten) {
+  for (std::uint64_t round = 0; round < 20; ++round) {
+    for (std::uint64_t i = 0; i < 8; ++i)
+      ASSERT_EQ(write({}, (round * 8 + i) * 32), CommandStatus::success);
+    ASSERT_EQ(flush(queue_), CommandStatus::success);
+    ASSERT_EQ(pages_to_be_written(file_.path()), 0) << "round " << round;
+  }
+}
+
+TEST_F(OnTheDisk, AWriteWithForceUnitAccessIsWrittenWhenItCompletes) {
+  ASSERT_EQ(flush(queue_), CommandStatus::success);
+  for (std::uint64_t round = 0; round < 20; ++round) {
+    ASSERT_EQ(write([](Command& command) { command.cdw12 |= 1U << 30; }, round * 32),
+              CommandStatus::success);
+    ASSERT_EQ(pages_to_be_written(file_.path()), 0) << "round " << round;
+  }
+}
+
+TEST_F(OnTheDisk, WithoutAWriteCacheEachWriteIsWrittenWhenItCompletes) {
+  ASSERT_EQ(flush(queue_), CommandStatus::success);
+  driver_->set_feature(FeatureId::volatile_write_cache, 0);
+  for (std::uint64_t round = 0; round < 20; ++round) {
+    ASSERT_EQ(write({}, round * 32), CommandStatus::success);
+    ASSERT_EQ(pages_to_be_written(file_.path()), 0) << "round " << round;
+  }
+}
+
+TEST_F(OnTheDisk, AShutdownCompletesWhenAllIsWritten) {
+  ASSERT_EQ(write({}, 0), CommandStatus::success);
+  driver_->set(RegisterId::cc, driver_->get(RegisterId::cc) | cc::Shn::put(1));
+  ASSERT_TRUE(driver_->wait_status(
+      csts::Shst::kMask, static_cast<std::uint32_t>(csts::Shst::put(csts::kShutdownComplete))));
+  EXPECT_EQ(pages_to_be_written(file_.path()), 0);
 }
 
 }  // namespace

@@ -84,6 +84,7 @@ class Queues {
 
   // Shadow doorbells and event indexes, a page each. ENXIO: no DMA.
   void use_shadow(vfio::Dma dma, std::uint64_t doorbells, std::uint64_t event_indexes);
+  [[nodiscard]] bool have_shadow() const { return shadow_.has_value(); }
   // Looks at the shadow doorbells. True: something new has been submitted.
   bool read_shadow();
   // Asks for the real doorbell at the next submission, and looks once more: false if there is

@@ -2,6 +2,7 @@
 // doorbells.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <thread>
 
 #include "devices/nvme/disk_for_test.h"
@@ -286,6 +287,26 @@ TEST_F(Life, ShadowDoorbells) {
   EXPECT_LT(driver_->doorbells_rung() - before, kCommands);
   ::testing::Test::RecordProperty("doorbells",
                                   static_cast<int>(driver_->doorbells_rung() - before));
+}
+
+// A program that is being started may have to be one thread for a while, with disks.
+TEST(Threads, ThereIsNoneBeforeTheFirstWriteOfARegister) {
+  const auto threads = [] {
+    return std::distance(std::filesystem::directory_iterator("/proc/self/task"),
+                         std::filesystem::directory_iterator());
+  };
+  const auto before = threads();
+  const TestFile file(1 << 20);
+  testing::PciPort port(1 << 20);
+  auto disk = Disk::create({.files = {file.path()}});
+  ASSERT_TRUE(disk) << disk.error();
+  (*disk)->connect(port);
+  (*disk)->bus_master_changed(false);
+  (*disk)->reset();
+  EXPECT_EQ(threads(), before);
+  Driver driver(**disk, port);
+  EXPECT_TRUE(driver.enable());
+  EXPECT_EQ(threads(), before + 1);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "uvfio/fd.h"
 
@@ -39,14 +40,16 @@ class Ring {
   void enter();
 
   void read(int fd, std::span<const iovec> data, std::uint64_t offset, IoTarget& target);
-  // `durable`: on the medium before it completes (RWF_DSYNC).
+  // `durable`: on the medium before it completes (RWF_DSYNC). Others are copied to the page cache
+  // by this thread, as long as that is quick: many file systems cannot begin such a write without
+  // waiting, and io_uring would wake up a thread for each.
   void write(int fd, std::span<const iovec> data, std::uint64_t offset, bool durable,
              IoTarget& target);
   void sync_data(int fd, IoTarget& target);
   // The range reads as zeros afterwards; its space is given back.
   void punch_hole(int fd, std::uint64_t offset, std::uint64_t size, IoTarget& target);
 
-  // Operations begun and not ended.
+  // Operations begun and not ended, for their targets.
   [[nodiscard]] unsigned in_flight() const { return in_flight_; }
 
   // Begins what is queued and tells the targets of what has ended. Does not wait.
@@ -56,7 +59,7 @@ class Ring {
   template <typename Idle>
   void wait(std::optional<std::chrono::nanoseconds> timeout, Idle&& idle) {
     asleep_.store(true);
-    if (idle()) sleep(timeout);
+    if (ended_.empty() && idle()) sleep(timeout);
     asleep_.store(false);
     reap();
   }
@@ -68,6 +71,7 @@ class Ring {
   Ring() = default;
   io_uring_sqe* next_entry();
   void start(io_uring_sqe* entry, IoTarget& target);
+  bool write_now(int fd, std::span<const iovec> data, std::uint64_t offset, IoTarget& target);
   void watch_wakeups();
   void sleep(std::optional<std::chrono::nanoseconds> timeout);
   void reap();
@@ -77,6 +81,13 @@ class Ring {
   std::uint64_t wakeup_count_ = 0;
   std::atomic<bool> asleep_{false};
   unsigned in_flight_ = 0;
+  struct Ended {
+    IoTarget* target;
+    int result;
+  };
+  std::vector<Ended> ended_;  // without the ring, their targets not told yet
+  std::vector<Ended> telling_;
+  std::chrono::steady_clock::time_point slow_until_;  // writes wait for the disk
   bool started_ = false;
 };
 

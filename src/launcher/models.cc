@@ -10,7 +10,7 @@ namespace {
 
 class MttyModel final : public Model {
  public:
-  static Result<std::unique_ptr<Model>> add(Host& host) {
+  static Result<std::unique_ptr<Model>> add(Host& host, const ModelSettings&) {
     auto model = std::make_unique<MttyModel>(host);
     auto parent = mtty::register_mtty(host.mdev(), model->driver_);
     if (!parent) return std::unexpected(parent.error());
@@ -32,14 +32,14 @@ class MttyModel final : public Model {
 
 class NvmeModel final : public Model {
  public:
-  static Result<std::unique_ptr<Model>> add(Host& host) {
-    auto model = std::make_unique<NvmeModel>(host);
+  static Result<std::unique_ptr<Model>> add(Host& host, const ModelSettings& settings) {
+    auto model = std::make_unique<NvmeModel>(host, settings.nvme_directory);
     auto parent = nvme::register_nvme(host.mdev(), model->driver_);
     if (!parent) return std::unexpected(parent.error());
     model->parent_ = std::move(*parent);
     return model;
   }
-  explicit NvmeModel(Host& host) : host_(host) {}
+  NvmeModel(Host& host, const std::string& directory) : host_(host), driver_(directory) {}
   ~NvmeModel() override {
     if (!parent_) return;
     host_.mdev().unregister_parent(parent_);
@@ -48,13 +48,13 @@ class NvmeModel final : public Model {
 
  private:
   Host& host_;
-  nvme::NvmeDriver driver_{{}};
+  nvme::NvmeDriver driver_;
   std::shared_ptr<mdev::Parent> parent_;
 };
 
 struct Entry {
   std::string_view name;
-  Result<std::unique_ptr<Model>> (*add)(Host&);
+  Result<std::unique_ptr<Model>> (*add)(Host&, const ModelSettings&);
 };
 
 constexpr std::array kModels{
@@ -64,10 +64,10 @@ constexpr std::array kModels{
 
 }  // namespace
 
-Outcome<std::vector<std::unique_ptr<Model>>> add_models(Host& host) {
+Outcome<std::vector<std::unique_ptr<Model>>> add_models(Host& host, const ModelSettings& settings) {
   std::vector<std::unique_ptr<Model>> models;
   for (const Entry& entry : kModels) {
-    auto model = entry.add(host);
+    auto model = entry.add(host, settings);
     if (!model)
       return failure("cannot register the parent {}: {}", entry.name,
                      strerror(value(model.error())));

@@ -18,8 +18,13 @@ class Model {
   virtual ~Model() = default;
 };
 
+struct ModelSettings {
+  std::string nvme_directory;  // where mediated NVMe disks lie; empty: they go with their devices
+};
+
 // Puts every model's parent on the host.
-[[nodiscard]] Outcome<std::vector<std::unique_ptr<Model>>> add_models(Host& host);
+[[nodiscard]] Outcome<std::vector<std::unique_ptr<Model>>> add_models(
+    Host& host, const ModelSettings& settings = {});
 
 // One mdev type that a host offers.
 struct OfferedType {

@@ -123,7 +123,7 @@ Outcome<int> try_run(const RunOptions& options) {
   Host host(first_free_group());
   if (auto set = set_type1_parameters(host, options.type1); !set)
     return std::unexpected(set.error());
-  const auto models = add_models(host);
+  const auto models = add_models(host, options.models);
   if (!models) return std::unexpected(models.error());
   Environment environment;
   {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "launcher/failure.h"
+#include "launcher/models.h"
 #include "launcher/topology.h"
 
 namespace uvfio::launcher {
@@ -24,6 +25,7 @@ struct Type1Setting {
 struct RunOptions {
   Topology topology;
   std::vector<Type1Setting> type1;
+  ModelSettings models;
   bool passthrough = true;           // mmap of device regions
   std::vector<std::string> command;  // program and arguments, not empty
 };

@@ -69,6 +69,22 @@ case_exit_status() {
 TABLE
 }
 
+case_mediated_disks_stay_in_their_directory() {
+  mkdir disks
+  "$uvfio" run --nvme-directory disks --mdev nvme-1G:$uuid -- true
+  expect "the directory" "$uuid.img" "$(ls disks)"
+  expect "the disk's size" 1073741824 "$(stat -c %s "disks/$uuid.img")"
+  expect "its blocks" 0 "$(stat -c %b "disks/$uuid.img")"
+  # Another size is another disk.
+  status=0
+  "$uvfio" run --nvme-directory disks --mdev nvme-4G:$uuid -- true 2>errors || status=$?
+  expect "with another type" 125 "$status"
+  status=0
+  "$uvfio" run --nvme-directory no-such-directory -- true 2>errors || status=$?
+  expect "without the directory" 125 "$status"
+  "$uvfio" run --nvme-directory disks --mdev nvme-1G:$uuid -- true
+}
+
 case_refusals() {
   cat >unknown_key.toml <<'TOML'
 [[mdev]]

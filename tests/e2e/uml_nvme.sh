@@ -60,4 +60,39 @@ case_server_killed_after_sync() {
   expect_result output2
 }
 
+# The power fails at any point: rounds of writes, each flushed by fsync, and a kill in the middle of them. What a guest has
+# said to be flushed, the next one finds. UVFIO_SEED makes it other points.
+case_server_killed_at_any_point() {
+  new_disk
+  seed=${UVFIO_SEED:-1}
+  echo "seed $seed"
+  records=
+  for round in 1 2 3 4 5 6; do
+    wanted=$(awk -v seed="$seed$round" 'BEGIN { srand(seed); print 1 + int(rand() * 60) }')
+    mkfifo "output$round"
+    (boot disk.img uvfio_step=records "uvfio_records=$records") >"output$round" &
+    pid=$!
+    exec 3<"output$round"
+    last=0
+    while read -r line <&3; do
+      case $line in
+      record*) last=$(echo "${line#record }" | tr -d '\r') ;;
+      result*) fail "round $round, after $records: $line" ;;
+      esac
+      [ "$last" -lt "$wanted" ] || break
+    done
+    kill -KILL "$pid"
+    wait "$pid" || true
+    # What it has said until it died.
+    while read -r line <&3; do
+      case $line in record*) last=$(echo "${line#record }" | tr -d '\r') ;; esac
+    done
+    [ "$last" -ge "$wanted" ] || fail "round $round ended after $last records: $(tail -n 3 errors)"
+    records=${records:+$records,}$last
+  done
+  echo "records: $records"
+  (boot disk.img uvfio_step=records "uvfio_records=$records" uvfio_last=1) >output
+  expect_result output
+}
+
 run_cases "$@"
