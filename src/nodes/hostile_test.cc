@@ -106,6 +106,9 @@ class WatchedPage {
 };
 
 TEST(HostileClient, ArgumentsThatNeverComeLeaveWorkersForOthers) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "ThreadSanitizer knows no threads in a forked client";
+#endif
   if (!WatchedPage().works()) GTEST_SKIP() << "no userfaultfd for us";
   std::atomic<int> copying{0};
   const auto root = Directory::make_root();
