@@ -9,7 +9,7 @@
 //   e2e_client orphans UUID
 //       the same with a second child, which has nothing and waits in the removal of the device
 //   e2e_client remove_own UUID
-//       exits with 7 while a thread waits in the removal of the device that this very process has open
+//       exits with 7 while a thread waits in the removal of the device that this process has open
 //   e2e_client walk UUID SPARE SEED KILL_AT
 //       see walk() in client.h
 
