@@ -1,4 +1,5 @@
-// Register writes that an eventfd triggers (VFIO_DEVICE_IOEVENTFD, spec 9.11).
+// Register writes that an eventfd triggers (VFIO_DEVICE_IOEVENTFD; the kernel's
+// vfio_pci_ioeventfd).
 #pragma once
 
 #include <list>
