@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
+#include <source_location>
 #include <span>
 #include <vector>
 
@@ -18,8 +20,10 @@
 
 namespace uvfio::fuzz {
 
-inline void check(bool good) {
-  if (!good) std::abort();
+inline void check(bool good, std::source_location where = std::source_location::current()) {
+  if (good) return;
+  std::fprintf(stderr, "%s:%u: a check fails\n", where.file_name(), where.line());
+  std::abort();
 }
 
 // One thread, but for the device's.
