@@ -226,13 +226,21 @@ class Session {
                   input_.ConsumeIntegralInRange<std::uint32_t>(0, 4),
                   input_.ConsumeIntegralInRange<std::uint32_t>(0, 4)};
     for (auto& fd : set.fds) fd = input_.PickValueInArray<std::int32_t>({-1, 7, 7, 9});
+    if (input_.ConsumeBool()) {
+      // As a driver does.
+      set.header = {sizeof set, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+                    input_.ConsumeIntegralInRange<std::uint32_t>(0, 2), 0, 1};
+      set.fds[0] = 7;
+    }
     static_cast<void>(
         uapi::device_ioctl(*caller_.devices[100], caller_, VFIO_DEVICE_SET_IRQS, caller_.put(set)));
   }
   void change_surroundings() {
     switch (input_.ConsumeIntegralInRange(0, 3)) {
       case 0:
-        put(kConfig, PCI_COMMAND, 2, input_.ConsumeIntegralInRange(0, 7));
+        put(kConfig, PCI_COMMAND, 2,
+            input_.ConsumeIntegralInRange(0, 7) |
+                (input_.ConsumeBool() ? PCI_COMMAND_INTX_DISABLE : 0));
         break;
       case 1:
         static_cast<void>(uapi::device_ioctl(*caller_.devices[100], caller_, VFIO_DEVICE_RESET, 0));
