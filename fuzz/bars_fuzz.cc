@@ -344,15 +344,20 @@ class Session {
     put(0, ioat::kDmaCount.offset, 2, input_.ConsumeIntegralInRange(0u, 2 * count));
     if (input_.ConsumeBool()) put(0, ioat::kChanCmd.offset, 1, ioat::ChanCmd::kResume);
   }
+  std::uint64_t in_buffer() {
+    constexpr std::uint64_t kEnd = edu::kBufferSize;
+    return input_.ConsumeBool()
+               ? input_.ConsumeIntegralInRange<std::uint64_t>(0, kEnd)
+               : input_.PickValueInArray<std::uint64_t>({0, 1, kEnd - 1, kEnd, kEnd + 1});
+  }
   void run_edu() {
     if (input_.ConsumeBool()) put(0, edu::kFactorial, 4, input_.ConsumeIntegralInRange(0, 40));
-    const std::uint64_t inside =
-        edu::kBuffer + input_.ConsumeIntegralInRange<std::uint64_t>(0, edu::kBufferSize + 1);
+    const std::uint64_t inside = edu::kBuffer + in_buffer();
     const std::uint64_t command = input_.ConsumeIntegralInRange<std::uint64_t>(0, 7);
     const bool to_memory = (command & edu::kDmaToMemory) != 0;
     put(0, edu::kDmaSource, 8, to_memory ? inside : address());
     put(0, edu::kDmaDestination, 8, to_memory ? address() : inside);
-    put(0, edu::kDmaCount, 8, input_.ConsumeIntegralInRange<std::uint64_t>(0, edu::kBufferSize));
+    put(0, edu::kDmaCount, 8, in_buffer());
     put(0, edu::kDmaCommand, 8, command);
   }
   void run_test() {

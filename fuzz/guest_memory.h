@@ -69,7 +69,7 @@ class GuestMemory {
     const bool show = !taken && (flags & VFIO_DMA_MAP_FLAG_READ) != 0;
     for (std::uint64_t page = first; page < first + run.size(); ++page) {
       check_page(page);
-      if (show) write(page, Page{});
+      if (show) write(page, own(page));
     }
     const bool done = call(vfio_iommu_type1_dma_map{.argsz = sizeof(vfio_iommu_type1_dma_map),
                                                     .flags = flags,
@@ -130,6 +130,12 @@ class GuestMemory {
   void write(std::uint64_t page, const Page& bytes) {
     std::memcpy(at(page), bytes.data(), bytes.size());
     std::memcpy(shadow_.data() + page * memory::kPageSize, bytes.data(), bytes.size());
+  }
+  // Not what a device has anyhow, so that each write to it shows.
+  static Page own(std::uint64_t page) {
+    Page bytes;
+    bytes.fill(static_cast<std::byte>(page + 1));
+    return bytes;
   }
   void hide(std::uint64_t page) { write(page, secret_page_); }
   void check_page(std::uint64_t page) const {
