@@ -115,6 +115,8 @@ class Session {
   void run() {
     if (input_.ConsumeBool()) {
       map(0, 8, GuestMemory::kReadWrite);
+      map(8, 4, VFIO_DMA_MAP_FLAG_READ);
+      map(16, 4, GuestMemory::kReadWrite);
       put(kConfig, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
     }
     for (int step = 0; step < 100 && input_.remaining_bytes() > 0; ++step) {
@@ -286,8 +288,15 @@ class Session {
 
   std::uint64_t address() {
     if (input_.ConsumeIntegralInRange(0, 15) == 0) return input_.ConsumeIntegral<std::uint64_t>();
-    const std::uint64_t offset = input_.ConsumeBool() ? 0 : input_.ConsumeIntegral<std::uint16_t>();
-    return GuestMemory::iova(page()) + offset % memory::kPageSize;
+    const std::uint64_t start = GuestMemory::iova(page());
+    switch (input_.ConsumeIntegralInRange(0, 2)) {
+      case 0:
+        return start;
+      case 1:
+        return start - input_.ConsumeIntegralInRange<std::uint64_t>(1, 64);
+      default:
+        return start + input_.ConsumeIntegralInRange<std::uint64_t>(0, memory::kPageSize - 1);
+    }
   }
 
   void work() {
