@@ -38,30 +38,28 @@ enum class Kind : std::uint8_t { ioat, ioat_reporting, edu, edu_wide, endpoint, 
 constexpr auto kLastKind = Kind::mtty;
 constexpr unsigned kConfig = VFIO_PCI_CONFIG_REGION_INDEX;
 
-std::unique_ptr<vfio::DeviceOps> make(Kind kind) {
-  std::unique_ptr<pci::Model> model;
-  switch (kind) {
-    case Kind::ioat:
-      model = std::make_unique<ioat::Ioat>();
-      break;
-    case Kind::ioat_reporting:
-      model = std::make_unique<ioat::Ioat>(ioat::Faults::report);
-      break;
-    case Kind::edu:
-      model = std::make_unique<edu::Edu>();
-      break;
-    case Kind::edu_wide:
-      model = std::make_unique<edu::Edu>(~std::uint64_t{0});
-      break;
-    case Kind::endpoint:
-      model = std::make_unique<endpoint::Endpoint>();
-      break;
-    case Kind::mtty:
-      return std::make_unique<mtty::MttyDevice>(2);
-  }
-  auto ops = vfio_pci::make_mediated(std::move(model));
+template <typename Model, typename... Args>
+std::unique_ptr<vfio::DeviceOps> mediated(Args... args) {
+  auto ops = vfio_pci::make_mediated(std::make_unique<Model>(args...));
   check(ops.has_value());
   return std::move(*ops);
+}
+std::unique_ptr<vfio::DeviceOps> make(Kind kind) {
+  switch (kind) {
+    case Kind::ioat:
+      return mediated<ioat::Ioat>();
+    case Kind::ioat_reporting:
+      return mediated<ioat::Ioat>(ioat::Faults::report);
+    case Kind::edu:
+      return mediated<edu::Edu>();
+    case Kind::edu_wide:
+      return mediated<edu::Edu>(~std::uint64_t{0});
+    case Kind::endpoint:
+      return mediated<endpoint::Endpoint>();
+    case Kind::mtty:
+      break;
+  }
+  return std::make_unique<mtty::MttyDevice>(2);
 }
 
 // Which BAR a client can map, whole.
@@ -202,19 +200,17 @@ class Session {
   std::uint64_t page() {
     return input_.ConsumeIntegralInRange<std::uint64_t>(0, GuestMemory::kPages);
   }
+  bool call(std::uint32_t command, const auto& request) {
+    return uapi::container_ioctl(*caller_.containers[3], caller_, command, caller_.put(request))
+        .has_value();
+  }
   void map(std::uint64_t first, std::uint64_t pages, std::uint32_t flags) {
-    memory_.map(first, pages, flags, [&](const vfio_iommu_type1_dma_map& request) {
-      return uapi::container_ioctl(*caller_.containers[3], caller_, VFIO_IOMMU_MAP_DMA,
-                                   caller_.put(request))
-          .has_value();
-    });
+    memory_.map(first, pages, flags,
+                [this](const auto& request) { return call(VFIO_IOMMU_MAP_DMA, request); });
   }
   void unmap(std::uint64_t first, std::uint64_t pages) {
-    memory_.unmap(first, pages, [&](const vfio_iommu_type1_dma_unmap& request) {
-      return uapi::container_ioctl(*caller_.containers[3], caller_, VFIO_IOMMU_UNMAP_DMA,
-                                   caller_.put(request))
-          .has_value();
-    });
+    memory_.unmap(first, pages,
+                  [this](const auto& request) { return call(VFIO_IOMMU_UNMAP_DMA, request); });
   }
   void set_irqs() {
     struct {
@@ -313,6 +309,7 @@ class Session {
         for (int i = input_.ConsumeIntegralInRange(0, 20); i > 0; --i) put(0, 0, 1, 'x');
     }
   }
+
   // Descriptors whose fields are plausible each by itself.
   void run_chain() {
     const std::uint64_t ring = page();
@@ -320,8 +317,9 @@ class Session {
     for (unsigned i = 0; i < count; ++i) {
       ioat::Descriptor descriptor{
           .size = input_.ConsumeIntegralInRange<std::uint32_t>(1, 3 * memory::kPageSize),
-          .control = input_.ConsumeIntegralInRange<std::uint32_t>(0, 63) |
-                     (input_.ConsumeBool() ? 1u << 24 : 0u),
+          .control = input_.ConsumeIntegralInRange<std::uint32_t>(0, 31) |
+                     input_.PickValueInArray<std::uint32_t>(
+                         {0, 0, 0, ioat::Descriptor::kNull, ioat::Descriptor::kFill << 24}),
           .source = address(),
           .destination = address(),
           .next = GuestMemory::iova(ring) + (i + 1) * sizeof descriptor};
