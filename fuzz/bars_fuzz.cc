@@ -111,7 +111,8 @@ class Session {
   }
 
   void run() {
-    if (input_.ConsumeBool()) {
+    // What an input does not say any more is zero, with which things go well.
+    if (!input_.ConsumeBool()) {
       map(0, 8, GuestMemory::kReadWrite);
       map(8, 4, VFIO_DMA_MAP_FLAG_READ);
       map(16, 4, GuestMemory::kReadWrite);
@@ -283,7 +284,7 @@ class Session {
   }
 
   std::uint64_t address() {
-    if (input_.ConsumeIntegralInRange(0, 15) == 0) return input_.ConsumeIntegral<std::uint64_t>();
+    if (input_.ConsumeIntegralInRange(0, 15) == 15) return input_.ConsumeIntegral<std::uint64_t>();
     const std::uint64_t start = GuestMemory::iova(page());
     switch (input_.ConsumeIntegralInRange(0, 2)) {
       case 0:
@@ -324,13 +325,13 @@ class Session {
           .destination = address(),
           .next = GuestMemory::iova(ring) + (i + 1) * sizeof descriptor};
       switch (input_.ConsumeIntegralInRange(0, 15)) {
-        case 0:
+        case 13:
           descriptor.size = input_.ConsumeIntegralInRange<std::uint32_t>(0, ioat::kMaxTransfer + 1);
           break;
-        case 1:
+        case 14:
           descriptor.control = input_.ConsumeIntegral<std::uint32_t>();
           break;
-        case 2:
+        case 15:
           descriptor.next = address() & ~std::uint64_t{63};
           break;
         default:
@@ -348,7 +349,8 @@ class Session {
     put(0, ioat::kChanCtrl.offset, 2, input_.ConsumeIntegralInRange(0, 31));
     put(0, ioat::kChanCmp.offset, 8, address());
     put(0, ioat::kChainAddr.offset, 8, GuestMemory::iova(ring));
-    put(0, ioat::kDmaCount.offset, 2, input_.ConsumeIntegralInRange(0u, 2 * count));
+    put(0, ioat::kDmaCount.offset, 2,
+        input_.ConsumeBool() ? input_.ConsumeIntegralInRange(0u, 2 * count) : count);
     if (input_.ConsumeBool()) put(0, ioat::kChanCmd.offset, 1, ioat::ChanCmd::kResume);
   }
   std::uint64_t in_buffer() {
