@@ -35,6 +35,8 @@ class IoEventFds {
 
   pci::Function& function_;
   const Regions& regions_;
+  // Its own: a model may wait for its client's memory.
+  vfio::EventPoller poller_;
   std::mutex mutex_;  // guards entries_, which handlers do not need
   std::list<Entry> entries_;
 };
