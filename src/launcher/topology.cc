@@ -11,6 +11,7 @@
 #include <toml++/toml.h>
 
 #include "launcher/models.h"
+#include "launcher/toml_failure.h"
 #include "launcher/topology_pci.h"
 
 namespace uvfio::launcher {

@@ -1,5 +1,7 @@
 #include "launcher/topology_pci.h"
 
+#include "launcher/toml_failure.h"
+
 #include <fmt/ranges.h>
 
 #include <algorithm>

@@ -1,5 +1,7 @@
 #include "launcher/type1_settings.h"
 
+#include "launcher/toml_failure.h"
+
 #include <fmt/ranges.h>
 
 namespace uvfio::launcher {
@@ -20,7 +22,7 @@ Outcome<std::vector<Type1Setting>> parse_type1_table(const toml::table& table,
   for (const auto& [key, node] : table) {
     Type1Setting setting{.name = std::string(key.str()), .value = {}};
     if (node.is_boolean()) {
-      setting.value = *node.value<bool>() ? "Y" : "N";
+      setting.value = std::string(1, *node.value<bool>() ? 'Y' : 'N');
     } else if (node.is_integer()) {
       setting.value = fmt::to_string(*node.value<std::int64_t>());
     } else if (node.is_string()) {
