@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/vfio.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -203,6 +204,31 @@ static void mapper_exits(void) {
   report_unmap("unmap", 0, kIova);
   report_room("room.unmapped");
   report_dma("dma.unmapped", kIova, memory);
+  release();
+}
+
+// A process without its first thread is one like any other.
+static void* map_when_alone(void* first) {
+  pthread_join(*(pthread_t*)first, NULL);
+  map_shared_and_exit();
+  exit(0);
+}
+
+static void end_leader(void) {
+  static pthread_t leader;
+  pthread_t other;
+  leader = pthread_self();
+  if (pthread_create(&other, NULL, map_when_alone, &leader) != 0) die("pthread_create");
+  pthread_exit(NULL);
+}
+
+static void thread_maps(void) {
+  start();
+  finish(spawn(end_leader));
+  report_room("room");
+  report_dma("dma", kIova, memory);
+  report_unmap("unmap", 0, kIova);
+  report_room("room.unmapped");
   release();
 }
 
@@ -526,6 +552,7 @@ static const struct {
 } kCases[] = {
     {"mapper_exits", mapper_exits, NULL},
     {"mapper_exits_mapped", mapper_exits_mapped, NULL},
+    {"thread_maps", thread_maps, NULL},
     {"private_mapper_exits", private_mapper_exits, NULL},
     {"forks", forks, NULL},
     {"fork_copies", fork_copies, NULL},
