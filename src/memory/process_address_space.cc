@@ -174,7 +174,8 @@ Result<ProcessAddressSpace::Run> ProcessAddressSpace::find_run(std::uint64_t vad
   return fail(EOPNOTSUPP);
 }
 
-// /proc/<thread> of one that still has the memory, when the leader has exited before its group. Invalid: none has.
+// /proc/<thread> of one that still has the memory, when the leader has exited before its group.
+// Invalid: none has.
 Fd ProcessAddressSpace::other_thread() const {
   const auto close = [](DIR* directory) { closedir(directory); };
   Fd tasks(openat(directory_.get(), "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));

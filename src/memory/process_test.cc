@@ -213,7 +213,8 @@ TEST(ProcessIdentity, ThreadsShareOneObject) {
   EXPECT_EQ(thread_group_of(tid), client.pid());
 }
 
-// In a client: the calling thread exits, which is the leader; another sends its number and `memory`, and stays.
+// In a client: the calling thread exits, which is the leader; another sends its number and
+// `memory`, and stays.
 void go_on_without_leader(const Inside& inside, std::byte* memory) {
   std::thread other([&] {
     inside.wait();

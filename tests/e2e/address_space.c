@@ -1,7 +1,8 @@
-// Address spaces that end before what was made of them: mappings of a process that exits, is killed or execs while
-// others keep the container; containers that change hands. Knows only the kernel's VFIO, and runs wherever vfio-pci has an
-// educational device (edu) that is alone in its IOMMU group. Prints what comes of it, one line each.
-// Usage: address_space [CASE ...]      Root: it gives up CAP_IPC_LOCK to see who pays for what.
+// Address spaces that end before what was made of them: mappings of a process that exits, is killed
+// or execs while others keep the container; containers that change hands. Knows only the kernel's
+// VFIO, and runs wherever vfio-pci has an educational device (edu) that is alone in its IOMMU
+// group. Prints what comes of it, one line each. Usage: address_space [CASE ...]      Root: it
+// gives up CAP_IPC_LOCK to see who pays for what.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -36,7 +37,7 @@ enum {
 // Each case is a process of its own, and starts without these.
 static const char* case_name;
 static struct edu edu;
-static int file;        // a memfd of kSize
+static int file;         // a memfd of kSize
 static uint8_t* memory;  // of this process
 
 // ---- Saying
@@ -50,7 +51,9 @@ static void say(const char* key, const char* format, ...) {
   va_end(arguments);
 }
 
-static void report(const char* key, long result) { say(key, "%s", result == -1 ? strerrorname_np(errno) : "ok"); }
+static void report(const char* key, long result) {
+  say(key, "%s", result == -1 ? strerrorname_np(errno) : "ok");
+}
 
 static void report_unmap(const char* key, uint32_t flags, uint64_t iova) {
   const int64_t size = edu_unmap(&edu, flags, iova, kSize);
@@ -66,27 +69,37 @@ static void report_room(const char* key) {
   void* const page = mmap(NULL, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page == MAP_FAILED) die("mmap");
   unsigned pages = 0;
-  while (pages < 2 * kLimit && edu_map(&edu, 0, page, kProbes + (uint64_t)pages * kPage, kPage) == 0) ++pages;
+  while (pages < 2 * kLimit &&
+         edu_map(&edu, 0, page, kProbes + (uint64_t)pages * kPage, kPage) == 0)
+    ++pages;
   const int error = errno;
-  if (pages != 0 && edu_unmap(&edu, 0, kProbes, (uint64_t)pages * kPage) != (int64_t)pages * kPage) die("UNMAP_DMA");
+  if (pages != 0 && edu_unmap(&edu, 0, kProbes, (uint64_t)pages * kPage) != (int64_t)pages * kPage)
+    die("UNMAP_DMA");
   munmap(page, kPage);
   say(key, "%u pages, then %s", pages, pages == 2 * kLimit ? "more" : strerrorname_np(error));
 }
 
-// The device copies the first page of what is mapped at `iova` to the second: do the bytes move in `bytes`?
+// The device copies the first page of what is mapped at `iova` to the second: do the bytes move in
+// `bytes`?
 static void report_dma(const char* key, uint64_t iova, uint8_t* bytes) {
   static uint32_t count;
   ++count;
   uint32_t* const words = (uint32_t*)bytes;
-  for (uint32_t i = 0; i < kPage / 4; ++i) words[i] = i * 2654435761u + ((uint32_t)getpid() << 8) + count;
+  for (uint32_t i = 0; i < kPage / 4; ++i)
+    words[i] = i * 2654435761u + ((uint32_t)getpid() << 8) + count;
   memset(bytes + kPage, 0, kPage);
   const bool ended = edu_fetch(&edu, iova, kPage) && edu_store(&edu, iova + kPage, kPage);
-  say(key, "%s", !ended ? "no interrupt" : memcmp(bytes, bytes + kPage, kPage) == 0 ? "arrives" : "is lost");
+  say(key, "%s",
+      !ended                                     ? "no interrupt"
+      : memcmp(bytes, bytes + kPage, kPage) == 0 ? "arrives"
+                                                 : "is lost");
 }
 
 // For memory that need not be there any longer: whether it ends is all that counts.
 static void report_dma_ends(const char* key, uint64_t iova) {
-  say(key, "%s", edu_fetch(&edu, iova, kPage) && edu_store(&edu, iova + kPage, kPage) ? "ends" : "no interrupt");
+  say(key, "%s",
+      edu_fetch(&edu, iova, kPage) && edu_store(&edu, iova + kPage, kPage) ? "ends"
+                                                                           : "no interrupt");
 }
 
 // ---- Processes, and steps of theirs
@@ -247,7 +260,8 @@ static void map_private_and_exit(void) {
   report_room("child.room");
 }
 
-// Here the pages of the dead live on in the kernel, as the device has them. Not so in uvfio, which tells nobody.
+// Here the pages of the dead live on in the kernel, as the device has them. Not so in uvfio, which
+// tells nobody.
 static void private_mapper_exits(void) {
   start();
   finish(spawn(map_private_and_exit));
@@ -304,7 +318,8 @@ static void fork_copies(void) {
   report("map", edu_map(&edu, 0, memory, kIova, kSize));
   const struct peer child = spawn(map_own_copy);
   await(child.socket);
-  say("kept", "%s", memory[0] == 0x22 && memory[kPage] == 0x22 && memory[kSize - 1] == 0x22 ? "yes" : "no");
+  say("kept", "%s",
+      memory[0] == 0x22 && memory[kPage] == 0x22 && memory[kSize - 1] == 0x22 ? "yes" : "no");
   report_dma("dma", kIova, memory);
   finish(child);
   report_dma("dma.alone", kIova, memory);
@@ -315,7 +330,8 @@ static void fork_copies(void) {
 
 // ---- exec
 
-// Starts this program anew, in the same process and with the same open files, as the image of this case.
+// Starts this program anew, in the same process and with the same open files, as the image of this
+// case.
 static void exec_image(void) {
   const int fds[] = {edu.container, edu.group, edu.device, file};
   char numbers[4][12];
@@ -323,7 +339,8 @@ static void exec_image(void) {
     if (fcntl(fds[i], F_SETFD, 0) != 0) die("F_SETFD");
     snprintf(numbers[i], sizeof numbers[i], "%d", fds[i]);
   }
-  execl("/proc/self/exe", "address_space", "--image", case_name, numbers[0], numbers[1], numbers[2], numbers[3], NULL);
+  execl("/proc/self/exe", "address_space", "--image", case_name, numbers[0], numbers[1], numbers[2],
+        numbers[3], NULL);
   die("exec");
 }
 
@@ -376,7 +393,9 @@ static void send_fds(const int fds[2]) {
   union {
     char bytes[CMSG_SPACE(2 * sizeof(int))];
     struct cmsghdr header;
-  } control = {.header = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(2 * sizeof(int))}};
+  } control = {.header = {.cmsg_level = SOL_SOCKET,
+                          .cmsg_type = SCM_RIGHTS,
+                          .cmsg_len = CMSG_LEN(2 * sizeof(int))}};
   memcpy(CMSG_DATA(&control.header), fds, 2 * sizeof(int));
   struct iovec data = {"", 1};
   const struct msghdr message = {
@@ -393,7 +412,8 @@ static void receive_fds(int fds[2]) {
   struct iovec data = {&byte, 1};
   struct msghdr message = {
       .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-  if (recvmsg(channel[0], &message, MSG_CMSG_CLOEXEC) != 1 || control.header.cmsg_len != CMSG_LEN(2 * sizeof(int))) {
+  if (recvmsg(channel[0], &message, MSG_CMSG_CLOEXEC) != 1 ||
+      control.header.cmsg_len != CMSG_LEN(2 * sizeof(int))) {
     die("recvmsg");
   }
   memcpy(fds, CMSG_DATA(&control.header), 2 * sizeof(int));
@@ -575,8 +595,10 @@ static bool is_among(char* names[], const char* name) {
 
 // The second half of exec_image.
 static int run_image(char* arguments[]) {
-  edu = (struct edu){
-      .container = atoi(arguments[1]), .group = atoi(arguments[2]), .device = atoi(arguments[3]), .event = -1};
+  edu = (struct edu){.container = atoi(arguments[1]),
+                     .group = atoi(arguments[2]),
+                     .device = atoi(arguments[3]),
+                     .event = -1};
   file = atoi(arguments[4]);
   limit_locked_memory();  // exec gave the capability back
   edu_find_regions(&edu);

@@ -1,6 +1,6 @@
-// A VFIO program that drives QEMU's educational device (edu): registers, an interrupt by MSI and by INTx, and
-// DMA both ways. It knows nothing of uvfio; UVFIO_PCI only says which device.
-// Prints one line for each thing that works. Status 1: something does not.
+// A VFIO program that drives QEMU's educational device (edu): registers, an interrupt by MSI and by
+// INTx, and DMA both ways. It knows nothing of uvfio; UVFIO_PCI only says which device. Prints one
+// line for each thing that works. Status 1: something does not.
 #include <linux/vfio.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -44,7 +44,8 @@ int main(void) {
   edu_set_irq(&edu, VFIO_PCI_INTX_IRQ_INDEX, VFIO_IRQ_SET_ACTION_TRIGGER, -1);
   close(edu.event);
 
-  uint8_t* const memory = mmap(NULL, 0x200000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  uint8_t* const memory =
+      mmap(NULL, 0x200000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) die("mmap");
   if (edu_map(&edu, 0, memory, 0x400000, 0x200000) != 0) die("VFIO_IOMMU_MAP_DMA");
   for (int i = 0; i < 4096; ++i) memory[i] = (uint8_t)(i * 7);
