@@ -1,169 +1,32 @@
 // Address spaces that end before what was made of them: mappings of a process that exits, is killed
 // or execs while others keep the container; containers that change hands. Knows only the kernel's
 // VFIO, and runs wherever vfio-pci has an educational device (edu) that is alone in its IOMMU
-// group. Prints what comes of it, one line each. Usage: address_space [CASE ...]      Root: it
-// gives up CAP_IPC_LOCK to see who pays for what.
-#include <errno.h>
+// group. Prints what comes of it, one line each.
+//
+// Usage: address_space [CASE ...]      Root: it gives up CAP_IPC_LOCK to see who pays for what.
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <linux/vfio.h>
 #include <pthread.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "edu.h"
+#include "address_space.h"
+#include "peer.h"
 
-enum {
-  kPage = 4096,
-  kSize = 4 * kPage,     // of a mapping
-  kLimit = 16,           // RLIMIT_MEMLOCK in pages
-  kIova = 0x100000,      // what is mapped first
-  kSecond = 0x200000,    // and then
-  kProbes = 0x4000000,   // what room() maps
-  kSecondsPerCase = 60,  // of which a guest without KVM needs a few
-};
-
-// Each case is a process of its own, and starts without these.
-static const char* case_name;
-static struct edu edu;
+// Each case starts without these.
+const char* case_name;
+struct edu edu;
 static int file;         // a memfd of kSize
 static uint8_t* memory;  // of this process
 
-// ---- Saying
-
-static void say(const char* key, const char* format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  printf("%s.%s ", case_name, key);
-  vprintf(format, arguments);
-  printf("\n");
-  va_end(arguments);
-}
-
-static void report(const char* key, long result) {
-  say(key, "%s", result == -1 ? strerrorname_np(errno) : "ok");
-}
-
-static void report_unmap(const char* key, uint32_t flags, uint64_t iova) {
-  const int64_t size = edu_unmap(&edu, flags, iova, kSize);
-  if (size < 0) {
-    report(key, -1);
-  } else {
-    say(key, "%#llx", (unsigned long long)size);
-  }
-}
-
-// How many pages this process can still map.
-static void report_room(const char* key) {
-  void* const page = mmap(NULL, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (page == MAP_FAILED) die("mmap");
-  unsigned pages = 0;
-  while (pages < 2 * kLimit &&
-         edu_map(&edu, 0, page, kProbes + (uint64_t)pages * kPage, kPage) == 0)
-    ++pages;
-  const int error = errno;
-  if (pages != 0 && edu_unmap(&edu, 0, kProbes, (uint64_t)pages * kPage) != (int64_t)pages * kPage)
-    die("UNMAP_DMA");
-  munmap(page, kPage);
-  say(key, "%u pages, then %s", pages, pages == 2 * kLimit ? "more" : strerrorname_np(error));
-}
-
-// The device copies the first page of what is mapped at `iova` to the second: do the bytes move in
-// `bytes`?
-static void report_dma(const char* key, uint64_t iova, uint8_t* bytes) {
-  static uint32_t count;
-  ++count;
-  uint32_t* const words = (uint32_t*)bytes;
-  for (uint32_t i = 0; i < kPage / 4; ++i)
-    words[i] = i * 2654435761u + ((uint32_t)getpid() << 8) + count;
-  memset(bytes + kPage, 0, kPage);
-  const bool ended = edu_fetch(&edu, iova, kPage) && edu_store(&edu, iova + kPage, kPage);
-  say(key, "%s",
-      !ended                                     ? "no interrupt"
-      : memcmp(bytes, bytes + kPage, kPage) == 0 ? "arrives"
-                                                 : "is lost");
-}
-
-// For memory that need not be there any longer: whether it ends is all that counts.
-static void report_dma_ends(const char* key, uint64_t iova) {
-  say(key, "%s",
-      edu_fetch(&edu, iova, kPage) && edu_store(&edu, iova + kPage, kPage) ? "ends"
-                                                                           : "no interrupt");
-}
-
-// ---- Processes, and steps of theirs
-
-struct peer {
-  pid_t pid;
-  int socket;
-};
-static int parent = -1;  // the other end of our own peer's socket
-
-static void pass(int socket) {
-  if (send(socket, "", 1, MSG_NOSIGNAL) != 1) die("the other process");
-}
-static void await(int socket) {
-  char byte;
-  if (recv(socket, &byte, 1, 0) != 1) die("the other process");
-}
-static struct peer spawn(void (*run)(void)) {
-  int ends[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) die("socketpair");
-  const pid_t pid = fork();
-  if (pid < 0) die("fork");
-  if (pid == 0) {
-    alarm(kSecondsPerCase);  // is not inherited
-    close(ends[0]);
-    parent = ends[1];
-    run();
-    exit(0);
-  }
-  close(ends[1]);
-  return (struct peer){pid, ends[0]};
-}
-// In the peer: a step is done. Waits for the word to go on.
-static void reached(void) {
-  pass(parent);
-  await(parent);
-}
-static void step(struct peer peer) {
-  pass(peer.socket);
-  await(peer.socket);
-}
-static void wait_for(struct peer peer, int expected) {
-  int status;
-  if (waitpid(peer.pid, &status, 0) != peer.pid) die("waitpid");
-  if (status != expected) say("child", "FAILED with %#x", status);
-  close(peer.socket);
-}
-// It may have ended already, without waiting for the word.
-static void finish(struct peer peer) {
-  send(peer.socket, "", 1, MSG_NOSIGNAL);
-  wait_for(peer, 0);
-}
-
 // ---- Starting and ending
-
-static void limit_locked_memory(void) {
-  const struct rlimit limit = {kLimit * kPage, kLimit * kPage};
-  struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-  struct __user_cap_data_struct data[2];
-  if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0) die("setrlimit");
-  if (syscall(SYS_capget, &header, data) != 0) die("capget");
-  data[0].effective &= ~(1u << CAP_IPC_LOCK);
-  if (syscall(SYS_capset, &header, data) != 0) die("capset");
-}
 
 static uint8_t* map_file(void) {
   void* const bytes = mmap(NULL, kSize, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
@@ -179,7 +42,7 @@ static uint8_t* make_private(void) {
 // Children inherit all of it. They map the file elsewhere, as `memory` is taken.
 static void start(void) {
   edu = edu_open(edu_find());
-  limit_locked_memory();
+  limit_locked_memory(kLimit * kPage);
   file = memfd_create("memory", MFD_CLOEXEC);
   if (file < 0 || ftruncate(file, kSize) != 0) die("memfd");
   memory = map_file();
@@ -292,7 +155,7 @@ static void forks(void) {
   report("map", edu_map(&edu, 0, make_private(), kIova, kSize));
   report_room("room");
   const struct peer child = spawn(forked);
-  await(child.socket);
+  await(child);
   report_room("room.child_mapped");
   step(child);
   report_room("room.child_unmapped");
@@ -317,7 +180,7 @@ static void fork_copies(void) {
   memset(memory, 0x22, kSize);
   report("map", edu_map(&edu, 0, memory, kIova, kSize));
   const struct peer child = spawn(map_own_copy);
-  await(child.socket);
+  await(child);
   say("kept", "%s",
       memory[0] == 0x22 && memory[kPage] == 0x22 && memory[kSize - 1] == 0x22 ? "yes" : "no");
   report_dma("dma", kIova, memory);
@@ -389,42 +252,12 @@ static void updates_by_exec_image(void) {
 
 static int channel[2];
 
-static void send_fds(const int fds[2]) {
-  union {
-    char bytes[CMSG_SPACE(2 * sizeof(int))];
-    struct cmsghdr header;
-  } control = {.header = {.cmsg_level = SOL_SOCKET,
-                          .cmsg_type = SCM_RIGHTS,
-                          .cmsg_len = CMSG_LEN(2 * sizeof(int))}};
-  memcpy(CMSG_DATA(&control.header), fds, 2 * sizeof(int));
-  struct iovec data = {"", 1};
-  const struct msghdr message = {
-      .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-  if (sendmsg(channel[1], &message, 0) != 1) die("sendmsg");
-}
-
-static void receive_fds(int fds[2]) {
-  union {
-    char bytes[CMSG_SPACE(2 * sizeof(int))];
-    struct cmsghdr header;
-  } control;
-  char byte;
-  struct iovec data = {&byte, 1};
-  struct msghdr message = {
-      .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-  if (recvmsg(channel[0], &message, MSG_CMSG_CLOEXEC) != 1 ||
-      control.header.cmsg_len != CMSG_LEN(2 * sizeof(int))) {
-    die("recvmsg");
-  }
-  memcpy(fds, CMSG_DATA(&control.header), 2 * sizeof(int));
-}
-
 static void receiver(void) {
   int fds[2];
-  receive_fds(fds);
+  receive_fds(channel[0], fds);
   edu = (struct edu){.container = fds[0], .group = -1, .device = fds[1], .event = -1};
   reached();
-  limit_locked_memory();
+  limit_locked_memory(kLimit * kPage);
   edu_find_regions(&edu);
   edu_enable_dma(&edu);
   uint8_t* const bytes = make_private();
@@ -440,7 +273,7 @@ static void sender(void) {
   start();
   report("sender.map", edu_map(&edu, 0, memory, kSecond, kSize));
   report_room("sender.room");
-  send_fds((int[]){edu.container, edu.device});
+  send_fds(channel[1], (int[]){edu.container, edu.device});
   edu_close(&edu);
 }
 
@@ -448,11 +281,11 @@ static void sends(void) {
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel) != 0) die("socketpair");
   const struct peer to = spawn(receiver);
   const struct peer from = spawn(sender);
-  await(to.socket);
+  await(to);
   finish(from);
   report("group.held", edu_open_node(edu_find()));
   finish(to);
-  limit_locked_memory();
+  limit_locked_memory(kLimit * kPage);
   report_next_client();
 }
 
@@ -473,7 +306,7 @@ static void first_owner(void) {
 static void updates(void) {
   start();
   const struct peer child = spawn(first_owner);
-  await(child.socket);
+  await(child);
   report_unmap("invalidate", VFIO_DMA_UNMAP_FLAG_VADDR, kIova);
   report_dma("dma.invalid", kIova, memory);
   report_room("room.invalid");
@@ -535,11 +368,10 @@ static void kill_mapper(void) {
   transfers = eventfd(0, EFD_CLOEXEC);
   if (stop == MAP_FAILED || transfers < 0) die("eventfd");
   const struct peer child = spawn(victim);
-  await(child.socket);
+  await(child);
   const struct peer driver = spawn(drive);
   await_transfers(3);
-  if (kill(child.pid, SIGKILL) != 0) die("kill");
-  wait_for(child, SIGKILL);
+  kill_peer(child);
   await_transfers(4);  // of which the first may have been before
   atomic_store(stop, true);
   finish(driver);
@@ -600,7 +432,7 @@ static int run_image(char* arguments[]) {
                      .device = atoi(arguments[3]),
                      .event = -1};
   file = atoi(arguments[4]);
-  limit_locked_memory();  // exec gave the capability back
+  limit_locked_memory(kLimit * kPage);  // exec gave the capability back
   edu_find_regions(&edu);
   edu_enable_dma(&edu);
   memory = map_file();
@@ -625,7 +457,7 @@ int main(int argc, char* argv[]) {
     if (argc > 1 && !is_among(argv + 1, kCases[i].name)) continue;
     const pid_t pid = fork();
     if (pid == 0) {
-      alarm(kSecondsPerCase);
+      alarm(kSecondsPerProcess);
       case_name = kCases[i].name;
       kCases[i].run();
       return 0;
