@@ -220,6 +220,11 @@ Outcome<void> enter_mount_namespace() {
     if (auto entered = enter_user_namespace(); !entered) return entered;
   }
   if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+    if (errno == EINVAL) {
+      return failure(
+          "cannot make the mounts private: the root directory is not a mount point, as in a chroot. "
+          "Make it one first: mount --rbind DIRECTORY DIRECTORY && chroot DIRECTORY");
+    }
     // Where a security module lets a namespace be made but gives no rights in it, this is the first
     // to fail.
     return failure("cannot make the mounts private: {}. {}", strerror(errno),

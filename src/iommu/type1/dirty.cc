@@ -90,12 +90,13 @@ Status Type1::report_dirty(std::uint64_t iova, std::uint64_t size, std::uint64_t
     if (mapping.iommu_mapped) dirty.set_all();
     result = dirty.report(bitmap, (mapping.first - iova) / page_size(), DirtyBitmap::Take::yes);
     if (result) mark_pinned(mapping);
+    mapping.begin_epoch();
     return result.has_value();
   });
   // A write that was marked before the report has to be in memory before the client hears of it.
   rcu::synchronize();
   for_each_mapping(mappings_, iova, last, [](Mapping& mapping) {
-    mapping.wait_for_users();
+    mapping.wait_for_last_epoch();
     return true;
   });
   return result;

@@ -80,13 +80,11 @@ Status Type1::map_in_domains(Mapping& mapping) {
   for (std::size_t i = 0; i < domains_.size(); ++i) {
     auto mapped = map_in_domain(*domains_[i].domain, mapping);
     if (mapped) continue;
-    if (i != 0) {
-      for (std::size_t done = 0; done < i; ++done) {
-        domains_[done].domain->unmap(mapping.first, mapping.last);
-      }
-      wait_for_devices();
+    for (std::size_t done = 0; done < i; ++done) {
+      domains_[done].domain->unmap(mapping.first, mapping.last);
     }
-    domains_[i].domain->reclaim();
+    // A device may have used what the domain that refused had mapped already.
+    wait_for_devices();
     account_.uncharge(mapping, account_.charged(mapping));
     mapping.iommu_mapped = false;
     return mapped;

@@ -82,9 +82,12 @@ Result<std::byte*> DomainPath::hold(std::uint64_t iova, std::uint64_t size, Prot
   Mapping* mapping = type1_.mappings_.find(iova);
   if (mapping == nullptr) return fail(EINVAL);
   if (size - 1 > mapping->last - iova) return fail(EOPNOTSUPP);  // two mappings that happen to touch
-  mapping->users().enter();
+  std::byte* const host = found->host + (iova - found->first);
+  // Another mapping may have come to its place between the two looks.
+  if (mapping->host() + (iova - mapping->first) != host) return fail(EAGAIN);
   users = &mapping->users();
-  return found->host + (iova - found->first);
+  users->enter();
+  return host;
 }
 
 Status DomainPath::resolve(std::uint64_t) { return {}; }
@@ -93,6 +96,7 @@ template <typename Span, typename Copy>
 Status DomainPath::copy(std::uint64_t iova, Span data, Prot prot, Copy&& copy_piece) {
   while (!data.empty()) {
     Mapping* mapping = nullptr;
+    Users* users = nullptr;
     std::uint64_t run = 0;
     {
       const rcu::ReadGuard guard;
@@ -109,13 +113,14 @@ Status DomainPath::copy(std::uint64_t iova, Span data, Prot prot, Copy&& copy_pi
         mapping = type1_.mappings_.find(iova);
         if (mapping == nullptr) return refuse(iova, run, prot, EINVAL);
         run = std::min<std::uint64_t>(data.size(), mapping->last - iova + 1);
-        mapping->users().enter();
+        users = &mapping->users();
+        users->enter();
       }
     }
     if (mapping != nullptr) {
       const Status copied =
           copy_piece(*mapping->space, mapping->vaddr + (iova - mapping->first), data.first(run));
-      mapping->users().leave();
+      users->leave();
       if (!copied) return fail(EFAULT);
     }
     iova += run;

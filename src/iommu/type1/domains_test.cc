@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 #include <linux/vfio.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "base/rcu.h"
 #include "iommu/type1/type1.h"
@@ -454,6 +457,66 @@ TEST_F(DomainsTest, EverythingIsDirtyAsLongAsNobodyKnowsBetter) {
   EXPECT_EQ(words.words[0], kMax) << "once more, for what it has written last";
   ASSERT_TRUE(iommu_->report_dirty(0x100000, 64 * kPage, kPage, words));
   EXPECT_EQ(words.words[0], 4u) << "the pinned page";
+}
+
+TEST_F(DomainsTest, AMapThatFailsHalfWayWaitsForDevices) {
+  const std::uint64_t table = PageTable(0x1000, kMax >> 16, 0).memory_bytes();
+  IommuGroup& tight = real(unit({.page_sizes = 0x1000, .table_limit = 5 * table}));
+  ASSERT_TRUE(iommu_->attach_group(tight));
+  ASSERT_TRUE(map(0x100000, 0, 1));
+  std::atomic<unsigned> returned = 0;
+  std::atomic<bool> seen = false;
+  std::thread device([&] {
+    const auto way = path(tight);
+    while (!seen) {
+      const rcu::ReadGuard guard;
+      if (!way->translate(0x3ff000, 8, Prot::read)) continue;
+      const unsigned before = returned;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      EXPECT_EQ(returned, before) << "it has to wait for this section";
+      seen = true;
+    }
+  });
+  while (!seen) {
+    ASSERT_EQ(map(0x3fe000, 1, 4), fail(ENOMEM)) << "a table for two pages, none for the others";
+    ++returned;
+  }
+  device.join();
+  EXPECT_EQ(charged(), 1u);
+}
+
+// Each write begins before the one before it has ended.
+TEST_F(DomainsTest, AReportOfDirtyPagesWaitsForThoseWhoAreThereOnly) {
+  ASSERT_TRUE(iommu_->attach_group(emulated()));
+  ASSERT_TRUE(map(0x100000, 0, 64));
+  ASSERT_TRUE(iommu_->resolve(0x100000));
+  ASSERT_TRUE(iommu_->start_dirty_tracking());
+  std::atomic<bool> stop = false;
+  std::atomic<bool> begun = false;
+  std::thread device([&] {
+    const auto hold = [&] {
+      Users* users = nullptr;
+      const rcu::ReadGuard guard;
+      EXPECT_TRUE(iommu_->hold(0x105000, 8, Prot::read_write, users));
+      return users;
+    };
+    Users* last = hold();
+    for (begun = true; !stop; ) {
+      Users* next = hold();
+      last->leave();
+      last = next;
+    }
+    last->leave();
+  });
+  while (!begun) std::this_thread::yield();
+  Words words(1);
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(iommu_->report_dirty(0x100000, 64 * kPage, kPage, words));
+    EXPECT_EQ(words.words[0] & ~0x20u, 0u);
+  }
+  stop = true;
+  device.join();
+  ASSERT_TRUE(unmap(0x100000, 64));
 }
 
 TEST_F(DomainsTest, DirtyBitsStandForTheSmallestPage) {

@@ -1,6 +1,7 @@
 // One mapping of the client's (the kernel's vfio_dma).
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -42,7 +43,8 @@ class alignas(64) Mapping {
 
  private:
   std::byte* host_ = nullptr;
-  Users users_;
+  std::array<Users, 2> users_;  // of even and of odd epochs
+  std::atomic<unsigned> epoch_{0};
   std::atomic<Reach> reach_{Reach::unknown};
 
  public:
@@ -63,9 +65,17 @@ class alignas(64) Mapping {
   // What keeps host() alive.
   [[nodiscard]] const std::shared_ptr<const void>& view_owner() const { return view_owner_; }
 
-  // Users outside of RCU sections: an unmap waits for them.
-  [[nodiscard]] Users& users() { return users_; }
-  void wait_for_users() const { users_.wait(); }
+  // Users outside of RCU sections: an unmap waits for them. Leave the same object that was entered.
+  [[nodiscard]] Users& users() { return users_[epoch_.load(std::memory_order_acquire) % 2]; }
+  void wait_for_users() const {
+    for (const Users& each : users_) each.wait();
+  }
+  // To wait for those that are here while others may come: begin an epoch, then wait for a grace period and for
+  // the users of the last epoch. With Type1's lock held.
+  void begin_epoch() { epoch_.fetch_add(1, std::memory_order_release); }
+  void wait_for_last_epoch() const {
+    users_[(epoch_.load(std::memory_order_relaxed) + 1) % 2].wait();
+  }
 
   // Guarded by Type1's lock.
   std::unique_ptr<PinTable> pins;

@@ -30,6 +30,14 @@ Result<std::shared_ptr<DmaPath>> Type1::dma_path(const std::shared_ptr<Iommu>& s
   return fail(EINVAL);
 }
 
+// Is there no hole in [first, last]? In an RCU section.
+bool Type1::is_mapped(std::uint64_t first, std::uint64_t last) const {
+  if (last < first) return false;
+  const Mapping* mapping = mappings_.find(first);
+  while (mapping != nullptr && mapping->last < last) mapping = mappings_.find(mapping->last + 1);
+  return mapping != nullptr;
+}
+
 Result<vfio::Translation> Type1::translate(std::uint64_t iova, std::uint64_t size, Prot prot) {
   const bool tracking = dirty_tracking_.load(std::memory_order_acquire);
   if (!tracking) {
@@ -43,8 +51,11 @@ Result<vfio::Translation> Type1::translate(std::uint64_t iova, std::uint64_t siz
     }
   }
   Mapping* mapping = mappings_.find(iova);
-  if (mapping == nullptr || size - 1 > mapping->last - iova) return fail(EINVAL);
+  if (mapping == nullptr) return fail(EINVAL);
   if (!vfio::allows(mapping->prot, prot)) return fail(EPERM);
+  if (size - 1 > mapping->last - iova) {
+    return fail(is_mapped(mapping->last + 1, iova + (size - 1)) ? EOPNOTSUPP : EINVAL);
+  }
   const auto reach = mapping->reach();
   if (reach == Mapping::Reach::unknown) return fail(EAGAIN);
   Prot cacheable = mapping->prot;
@@ -66,40 +77,50 @@ Result<vfio::Translation> Type1::translate(std::uint64_t iova, std::uint64_t siz
 }
 
 Result<std::byte*> Type1::hold(std::uint64_t iova, std::uint64_t size, Prot prot, Users*& users) {
-  const auto found = translate(iova, size, prot);
-  if (!found) return std::unexpected(found.error());
-  if (found->host == nullptr) return fail(EOPNOTSUPP);
   Mapping* mapping = mappings_.find(iova);
-  if (mapping == nullptr) return fail(EAGAIN);  // went between the two looks at the tree
-  mapping->users().enter();
-  users = &mapping->users();
+  if (mapping == nullptr) return fail(EINVAL);
+  // Before translate marks pages dirty: who reports a mark waits for those that were here before it.
+  Users& entered = mapping->users();
+  entered.enter();
+  const auto found = translate(iova, size, prot);
+  if (!found || found->host == nullptr || mapping->reach() != Mapping::Reach::direct ||
+      found->host != mapping->host()) {
+    entered.leave();
+    if (!found) return std::unexpected(found.error());
+    // Or another mapping came to its place between the two looks.
+    return fail(found->host == nullptr ? EOPNOTSUPP : EAGAIN);
+  }
+  users = &entered;
   return found->host + (iova - found->first);
 }
 
 Status Type1::resolve(std::uint64_t iova) {
   Mapping* mapping = nullptr;
+  Users* users = nullptr;
   {
     const rcu::ReadGuard guard;
     mapping = mappings_.find(iova);
     if (mapping == nullptr) return fail(EINVAL);
-    mapping->users().enter();
+    users = &mapping->users();
+    users->enter();
   }
   Status result;
   {
     const std::scoped_lock lock(resolve_lock_);
     result = mapping->resolve();
   }
-  mapping->users().leave();
+  users->leave();
   return result;
 }
 
-// Walks the mappings under [iova, iova + size of data). READ is needed for both directions:
-// quirk 6.
+// Walks the mappings under [iova, iova + size of data). READ is needed for both directions, as in
+// vfio_iommu_type1_dma_rw_chunk.
 template <typename Span, typename Copy>
 Status Type1::dma_rw(std::uint64_t iova, Span data, Prot prot, Copy&& copy) {
   if (vaddr_invalid_.load(std::memory_order_acquire) != 0) return fail(EBUSY);
   while (!data.empty()) {
     Mapping* mapping = nullptr;
+    Users* users = nullptr;
     std::uint64_t run = 0;
     bool done = false;
     {
@@ -113,7 +134,8 @@ Status Type1::dma_rw(std::uint64_t iova, Span data, Prot prot, Copy&& copy) {
         copy(mapping->host() + (iova - mapping->first), data.first(run));
         done = true;
       } else {
-        mapping->users().enter();
+        users = &mapping->users();
+        users->enter();
       }
       if (DirtyBitmap* dirty = mapping->dirty.load(std::memory_order_acquire);
           dirty != nullptr && prot == Prot::write) {
@@ -131,7 +153,7 @@ Status Type1::dma_rw(std::uint64_t iova, Span data, Prot prot, Copy&& copy) {
         copied = copy(*mapping->space, mapping->vaddr + (iova - mapping->first), data.first(run));
         done = true;
       }
-      mapping->users().leave();
+      users->leave();
       if (!copied) return copied.error() == Errno{ESRCH} ? fail(EPERM) : copied;
       if (!done) continue;  // known to be direct by now
     }

@@ -197,6 +197,7 @@ class Type1 final : public Iommu, public DmaPath {
   void mark_all_dirty();
 
   // mediated_dma.cc
+  [[nodiscard]] bool is_mapped(std::uint64_t first, std::uint64_t last) const;
   template <typename Span, typename Copy>
   Status dma_rw(std::uint64_t iova, Span data, Prot prot, Copy&& copy);
 
