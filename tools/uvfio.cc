@@ -178,7 +178,7 @@ int main(int argc, char** argv) {
   for (const auto& text : type1_settings) {
     auto setting = launcher::parse_type1_setting(text);
     if (!setting) return fail_with(setting.error());
-    options.type1.push_back(std::move(*setting));
+    options.topology.type1.push_back(std::move(*setting));
   }
   for (const auto& text : functions) {
     auto request = launcher::parse_pci(text);

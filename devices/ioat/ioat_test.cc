@@ -483,6 +483,19 @@ TEST_F(IoatTest, ResetEndsEverything) {
   EXPECT_FALSE(copied(1 << 20));
 }
 
+TEST_F(IoatTest, ResetClearsWhatIsBetweenRegisters) {
+  std::ranges::fill(port_->memory, std::byte{0xa5});
+  ioat_->reset();
+  for (std::size_t at = 0, next = 0; at < port_->memory.size(); ++at) {
+    if (next < kRegisters.size() && at == kRegisters[next].offset) {
+      EXPECT_EQ(registers_.get(kRegisters[next]), kRegisters[next].reset);
+      at = kRegisters[next++].end() - 1;
+      continue;
+    }
+    ASSERT_EQ(port_->memory[at], std::byte{0}) << "at " << at;
+  }
+}
+
 TEST_F(IoatTest, UnmapWhileItCopies) {
   descriptor(0) = copy(kSource, kDestination, 1 << 20);
   start(descriptor_iova(0), 60000);

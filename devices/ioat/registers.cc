@@ -31,8 +31,13 @@ void RegisterFile::set(const Register& which, std::uint64_t value) {
 }
 
 void RegisterFile::power_on() {
-  for (const Register& each : kRegisters) set(each, each.reset);
-  std::ranges::fill(memory_.subspan(kRegisters.back().end()), std::byte{0});
+  std::size_t done = 0;
+  for (const Register& each : kRegisters) {
+    std::ranges::fill(memory_.subspan(done, each.offset - done), std::byte{0});
+    set(each, each.reset);
+    done = each.end();
+  }
+  std::ranges::fill(memory_.subspan(done), std::byte{0});
 }
 
 }  // namespace uvfio::ioat

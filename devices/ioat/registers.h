@@ -164,7 +164,7 @@ class RegisterFile {
 
   [[nodiscard]] std::uint64_t get(const Register& which) const;
   void set(const Register& which, std::uint64_t value);
-  // Every register's reset value; what is behind them is zero.
+  // Every register's reset value; what is between and behind them is zero.
   void power_on();
 
  private:

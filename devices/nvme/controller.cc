@@ -4,7 +4,10 @@
 #include <sched.h>
 
 #include <array>
+#include <cstring>
 #include <system_error>
+
+#include "base/log.h"
 
 namespace uvfio::nvme {
 namespace {
@@ -17,7 +20,14 @@ constexpr std::chrono::microseconds kLinger{200};
 
 // Of an operation whose result nobody can be told.
 class Unanswered final : public IoTarget {
-  void io_done(int) override {}
+ public:
+  [[nodiscard]] int error() const { return error_; }
+
+ private:
+  void io_done(int result) override {
+    if (result < 0) error_ = -result;
+  }
+  int error_ = 0;
 };
 
 }  // namespace
@@ -286,6 +296,11 @@ void Controller::shut_down() {
   Unanswered synced;
   for (const auto& each : namespaces_) ring_->sync_data(each->file(), synced);
   drain();
+  if (synced.error() != 0) {
+    spdlog::error("nvme: data may be lost, a file could not be synced at shutdown: {}",
+                  strerror(synced.error()));
+    registers_.set_status(static_cast<std::uint32_t>(csts::Cfs::put(1)));
+  }
   registers_.clear_status(csts::Shst::kMask);
   registers_.set_status(static_cast<std::uint32_t>(csts::Shst::put(csts::kShutdownComplete)));
 }

@@ -95,7 +95,9 @@ class DmaClient {
  public:
   virtual ~DmaClient() = default;
   // The mapping [iova, iova + size) is about to go: unpin everything in it before returning. Called
-  // without any lock of the IOMMU, so it may call unpin_pages. May run beside any other call.
+  // without the lock that mappings are changed under, so it may call unpin_pages; but with the one
+  // on the list of the container's devices, so it must not open or close a device of that
+  // container, nor wait for who does. May run beside any other call.
   virtual void dma_unmap(std::uint64_t iova, std::uint64_t size) = 0;
 };
 
@@ -190,7 +192,9 @@ class PciDevice {
   [[nodiscard]] virtual Result<std::vector<Dependent>> hot_reset_set() = 0;
   // VFIO_DEVICE_PCI_HOT_RESET. EINVAL: some function of the set is not bound to vfio-pci, or in none of `groups`.
   [[nodiscard]] virtual Status hot_reset(std::span<const std::shared_ptr<GroupFile>> groups) = 0;
-  // EINVAL, EEXIST, ENODEV, ENOSPC: spec 9.11. EBADF, EINVAL: the descriptor.
+  // VFIO_DEVICE_IOEVENTFD. EINVAL: the region, the range or the width. EEXIST: there is one for the
+  // same write. ENODEV: there is none to remove. ENOSPC: 1,000 are there. EBADF, EINVAL: the
+  // descriptor.
   [[nodiscard]] virtual Status set_ioeventfd(const IoEventFd& request) = 0;
   // VFIO_DEVICE_FEATURE_LOW_POWER_*: until the client's next request with `wake_up`, which that request signals;
   // else until told otherwise. EINVAL: entered already.

@@ -144,7 +144,8 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] const std::string& sysfs_path() const { return sysfs_path_; }
 
   // vfio_pin_pages: `pages` of contiguous IOVA. EINVAL: nothing asked for, device not open or
-  // without DmaClient. E2BIG: more than 512 pages. Otherwise as the IOMMU says (type1: spec 3.9).
+  // without DmaClient. E2BIG: more than 512 pages. Otherwise as type1 says
+  // (the kernel's vfio_iommu_type1_pin_pages).
   [[nodiscard]] Result<PinnedPages> pin_pages(std::uint64_t iova, std::uint64_t pages, Prot prot);
   // vfio_dma_rw, without a translation cache; for a thread that does DMA often see dma().
   [[nodiscard]] Status dma_read(std::uint64_t iova, std::span<std::byte> data);

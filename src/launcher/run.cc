@@ -80,20 +80,6 @@ void raise_file_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-Outcome<void> set_type1_parameters(Host& host, const std::vector<Type1Setting>& settings) {
-  for (const auto& [name, value] : settings) {
-    const Status stored = host.type1_parameters().store(name, value);
-    if (stored) continue;
-    if (stored.error() == Errno{ENOENT}) {
-      return failure("type1 has no parameter \"{}\"; known are {}", name,
-                     fmt::join(iommu::type1::Parameters::kNames, ", "));
-    }
-    return failure("\"{}\" is no value for type1's {}; now it is {}", value, name,
-                   *host.type1_parameters().show(name));
-  }
-  return {};
-}
-
 // /sys/module/vfio_iommu_type1/parameters, as far as the kernel has them.
 nodes::Server::Options::Attributes type1_attributes(Host& host) {
   nodes::Server::Options::Attributes attributes{
@@ -121,7 +107,7 @@ std::string state_of(Host& host) {
 Outcome<int> try_run(const RunOptions& options) {
   // What does not need the program's process comes first, so that mistakes are told at once.
   Host host(first_free_group());
-  if (auto set = set_type1_parameters(host, options.type1); !set)
+  if (auto set = apply(options.topology.type1, host); !set)
     return std::unexpected(set.error());
   const auto models = add_models(host, options.models);
   if (!models) return std::unexpected(models.error());
@@ -168,16 +154,6 @@ Outcome<int> try_run(const RunOptions& options) {
 }
 
 }  // namespace
-
-Outcome<Type1Setting> parse_type1_setting(std::string_view text) {
-  const auto equals = text.find('=');
-  if (equals == std::string_view::npos || equals == 0) {
-    return failure("\"{}\" is not NAME=VALUE; names are {}", text,
-                   fmt::join(iommu::type1::Parameters::kNames, ", "));
-  }
-  return Type1Setting{.name = std::string(text.substr(0, equals)),
-                      .value = std::string(text.substr(equals + 1))};
-}
 
 int run(const RunOptions& options) {
   const auto status = try_run(options);

@@ -14,17 +14,8 @@ namespace uvfio::launcher {
 // Where the program finds its server's state (src/inspect), from the root directory.
 inline constexpr const char* kStateFile = "sys/kernel/uvfio/state";
 
-// A parameter of type1 (uvfio/type1_parameters.h).
-struct Type1Setting {
-  std::string name;
-  std::string value;
-};
-// NAME=VALUE; whether they are known is found out by run().
-[[nodiscard]] Outcome<Type1Setting> parse_type1_setting(std::string_view text);
-
 struct RunOptions {
   Topology topology;
-  std::vector<Type1Setting> type1;
   ModelSettings models;
   bool passthrough = true;           // mmap of device regions
   std::vector<std::string> command;  // program and arguments, not empty

@@ -89,6 +89,7 @@ void Topology::append(Topology more) {
   std::ranges::move(more.mdevs, std::back_inserter(mdevs));
   std::ranges::move(more.iommus, std::back_inserter(iommus));
   std::ranges::move(more.functions, std::back_inserter(functions));
+  std::ranges::move(more.type1, std::back_inserter(type1));
 }
 
 Outcome<MdevRequest> parse_mdev(std::string_view text) {
@@ -119,9 +120,16 @@ Outcome<Topology> parse_topology(std::string_view text, std::string_view name) {
       {"iommu", append_to(topology.iommus, parse_iommu_table, name)},
   };
   for (const auto& [key, node] : root) {
+    if (key == "type1") {
+      if (!node.is_table()) return failure_at(name, node, "\"type1\" must be a table: [type1]");
+      auto settings = parse_type1_table(*node.as_table(), name);
+      if (!settings) return std::unexpected(settings.error());
+      topology.type1 = std::move(*settings);
+      continue;
+    }
     const auto kind = kinds.find(key.str());
     if (kind == kinds.end()) {
-      return failure_at(name, node, "unknown key \"{}\"; known are [[iommu]], [[mdev]] and [[pci]]",
+      return failure_at(name, node, "unknown key \"{}\"; known are [[iommu]], [[mdev]], [[pci]] and [type1]",
                         key.str());
     }
     const auto* tables = node.as_array();

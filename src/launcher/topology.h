@@ -9,6 +9,7 @@
 
 #include "launcher/failure.h"
 #include "launcher/pci_models.h"
+#include "launcher/type1_settings.h"
 #include "uvfio/host.h"
 #include "uvfio/iommu_unit.h"
 
@@ -34,6 +35,7 @@ struct Topology {
   std::vector<MdevRequest> mdevs;
   std::vector<iommu::UnitProperties> iommus;
   std::vector<PciRequest> functions;
+  std::vector<Type1Setting> type1;
 
   // Adds what `more` has.
   void append(Topology more);

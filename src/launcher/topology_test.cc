@@ -142,6 +142,33 @@ TEST(ParseTopology, MistakesNameTheirLine) {
   EXPECT_THAT(error("[[mdev]]\n"), HasSubstr("needs a type"));
 }
 
+TEST(ParseTopology, Type1) {
+  const auto topology = parse_topology(
+      "[type1]\ndma_entry_limit = 2\ndisable_hugepages = true\naccounting = 'address-space'", "t");
+  ASSERT_TRUE(topology);
+  Host host;
+  ASSERT_TRUE(apply(topology->type1, host));
+  EXPECT_EQ(host.type1_parameters().show("dma_entry_limit"), "2");
+  EXPECT_EQ(host.type1_parameters().show("disable_hugepages"), "Y");
+  EXPECT_EQ(host.type1_parameters().show("accounting"), "address-space");
+  EXPECT_THAT(parse_topology("type1 = 1", "t.toml").error(),
+              AllOf(StartsWith("t.toml:1: "), HasSubstr("[type1]")));
+  EXPECT_THAT(parse_topology("[type1]\nx = [1]", "t.toml").error(),
+              AllOf(StartsWith("t.toml:2: "), HasSubstr("\"x\"")));
+  EXPECT_THAT(apply({{.name = "x", .value = "1"}}, host).error(), HasSubstr("dma_entry_limit"));
+  EXPECT_THAT(apply({{.name = "dma_entry_limit", .value = "-1"}}, host).error(),
+              AllOf(HasSubstr("\"-1\""), HasSubstr("now it is 2")));
+}
+
+TEST(ParseType1Setting, NameAndValue) {
+  const auto setting = parse_type1_setting("a=b=c");
+  ASSERT_TRUE(setting);
+  EXPECT_EQ(setting->name, "a");
+  EXPECT_EQ(setting->value, "b=c");
+  EXPECT_THAT(parse_type1_setting("a").error(), HasSubstr("NAME=VALUE"));
+  EXPECT_FALSE(parse_type1_setting("=b"));
+}
+
 TEST(ReadTopology, SaysWhyItCannot) {
   EXPECT_THAT(read_topology("/nowhere.toml").error(),
               AllOf(HasSubstr("/nowhere.toml"), HasSubstr("No such file")));

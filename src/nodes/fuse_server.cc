@@ -145,6 +145,10 @@ class FuseServer::Impl {
 
   std::string start();
 
+  void settle_data(Handle& target) {
+    OpenNode* const node = target.node();
+    if (node != nullptr && node->settled_data()) [[unlikely]] workers_->settle(node->ties());
+  }
   void settle_errands(const Ties& ties) {
     errands_.wait();
     workers_->settle(ties);
@@ -615,7 +619,9 @@ void FuseServer::Impl::read(fuse_req_t request, fuse_ino_t, std::size_t size, of
     large = std::make_unique_for_overwrite<std::byte[]>(size);
     data = large.get();
   }
-  const auto done = handle(file).read(static_cast<std::uint64_t>(offset), {data, size});
+  Handle& target = handle(file);
+  settle_data(target);
+  const auto done = target.read(static_cast<std::uint64_t>(offset), {data, size});
   if (done) {
     fuse_reply_buf(request, reinterpret_cast<const char*>(data), std::min(*done, size));
   } else {
@@ -634,6 +640,7 @@ void FuseServer::Impl::write(fuse_req_t request, fuse_ino_t, const char* data, s
   };
   const std::span<const std::byte> bytes(reinterpret_cast<const std::byte*>(data), size);
   Handle& target = handle(file);
+  settle_data(target);
   if (!target.slow_write()) [[likely]] {
     finish(target.write(static_cast<std::uint64_t>(offset), bytes));
     return;

@@ -74,6 +74,10 @@ class OpenStream final : public OpenNode {
   Result<std::size_t> read(std::uint64_t position, std::span<std::byte> data) override;
   Result<std::size_t> write(std::uint64_t position, std::span<const std::byte> data) override;
   Result<int> ioctl(pid_t thread, std::uint32_t command, std::uint64_t arg) override;
+  // A device's last close ends its streams.
+  bool settled(std::uint32_t) const override { return true; }
+  bool settled_data() const override { return true; }
+  Ties ties() const override { return {.anything = true}; }
 
  private:
   Clients& clients_;

@@ -32,10 +32,13 @@ class Directory;
 struct Ties {
   const void* group = nullptr;
   const void* container = nullptr;
+  bool anything = false;  // it is not known with what
 
-  [[nodiscard]] bool none() const { return group == nullptr && container == nullptr; }
+  [[nodiscard]] bool none() const {
+    return group == nullptr && container == nullptr && !anything;
+  }
   [[nodiscard]] bool shared_with(const Ties& other) const {
-    return (group != nullptr && group == other.group) ||
+    return anything || other.anything || (group != nullptr && group == other.group) ||
            (container != nullptr && container == other.container);
   }
 };
@@ -63,6 +66,8 @@ class OpenNode {
     static_cast<void>(command);
     return false;
   }
+  // The same of read and write.
+  [[nodiscard]] virtual bool settled_data() const { return false; }
   // As they are now.
   [[nodiscard]] virtual Ties ties() const { return {}; }
 };

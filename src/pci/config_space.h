@@ -54,7 +54,7 @@ class ConfigSpace {
   [[nodiscard]] std::uint32_t get(std::uint64_t offset, std::uint8_t width) const;
   void set(std::uint64_t offset, std::uint8_t width, std::uint32_t value);
 
-  // For clients. EFAULT, and nothing done, when any byte lies outside (spec 9.6).
+  // For clients. EFAULT, and nothing done, when any byte lies outside (vfio_pci_config_rw_single).
   [[nodiscard]] Status read(std::uint64_t offset, std::span<std::byte> data) const;
   [[nodiscard]] Status write(std::uint64_t offset, std::span<const std::byte> data);
 

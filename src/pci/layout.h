@@ -9,7 +9,7 @@
 
 namespace uvfio::pci {
 
-// Every region has 1 TiB of the device file (spec 9.1).
+// Every region has 1 TiB of the device file (VFIO_PCI_OFFSET_SHIFT).
 inline constexpr unsigned kRegionShift = 40;
 
 [[nodiscard]] constexpr std::uint64_t region_offset(std::uint32_t index) {

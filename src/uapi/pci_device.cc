@@ -40,7 +40,7 @@ Result<int> pci_hot_reset_info(vfio::PciDevice& device, Caller& caller, std::uin
   return copy_struct_out(caller, arg, header, kMinSize);
 }
 
-// As in the kernel, argsz is not compared with count (spec 14, quirk 15).
+// As in vfio_pci_ioctl_pci_hot_reset, argsz is not compared with count.
 Result<int> pci_hot_reset(vfio::PciDevice& device, Caller& caller, std::uint64_t arg) {
   constexpr std::size_t kMinSize = UVFIO_OFFSET_OF_END(vfio_pci_hot_reset, count);
   vfio_pci_hot_reset header{};

@@ -1,4 +1,5 @@
-// The migration state machine, which all devices share (spec 8.1). States are VFIO_DEVICE_STATE_*.
+// The migration state machine, which all devices share (vfio_mig_get_next_state). States are
+// VFIO_DEVICE_STATE_*.
 #pragma once
 
 #include <cstdint>

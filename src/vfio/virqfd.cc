@@ -12,11 +12,11 @@
 
 namespace uvfio::vfio {
 
-struct Virqfd::Watch {
-  Watch(EventFd event_fd, Handler callback)
+struct EventPoller::Watch {
+  Watch(EventFd event_fd, Virqfd::Handler callback)
       : event(std::move(event_fd)), handler(std::move(callback)) {}
   const EventFd event;
-  const Handler handler;
+  const Virqfd::Handler handler;
   std::uint64_t id = 0;
   std::mutex running;  // held while the handler runs
   bool detached = false;
@@ -27,14 +27,29 @@ struct Virqfd::Watch {
   }
 };
 
-// The thread that waits for all eventfds.
-class Virqfd::Poller {
+class EventPoller::Thread {
  public:
-  static Result<Poller*> get() {
-    static Poller poller;
-    if (!poller.thread_.joinable()) return fail(ENOMEM);
-    return &poller;
+  // `thread_` is not joinable: it could not be made.
+  Thread() {
+    auto stop = EventFd::create();
+    Fd epoll(epoll_create1(EPOLL_CLOEXEC));
+    if (!stop || !epoll) return;
+    epoll_event event{.events = EPOLLIN, .data = {.u64 = kStop}};
+    if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, stop->get(), &event) != 0) return;
+    epoll_ = std::move(epoll);
+    stop_ = std::make_unique<EventFd>(std::move(*stop));
+    try {
+      thread_ = std::thread([this] { run(); });
+    } catch (const std::system_error& error) {
+      spdlog::error("cannot start the thread that waits for eventfds: {}", error.what());
+    }
   }
+  ~Thread() {
+    if (!thread_.joinable()) return;
+    stop_->signal();
+    thread_.join();
+  }
+  [[nodiscard]] bool works() const { return thread_.joinable(); }
 
   Status add(const std::shared_ptr<Watch>& watch) {
     const std::lock_guard lock(mutex_);
@@ -55,26 +70,6 @@ class Virqfd::Poller {
 
  private:
   static constexpr std::uint64_t kStop = 0;
-
-  Poller() {
-    auto stop = EventFd::create();
-    Fd epoll(epoll_create1(EPOLL_CLOEXEC));
-    if (!stop || !epoll) return;
-    epoll_event event{.events = EPOLLIN, .data = {.u64 = kStop}};
-    if (epoll_ctl(epoll.get(), EPOLL_CTL_ADD, stop->get(), &event) != 0) return;
-    epoll_ = std::move(epoll);
-    stop_ = std::make_unique<EventFd>(std::move(*stop));
-    try {
-      thread_ = std::thread([this] { run(); });
-    } catch (const std::system_error& error) {
-      spdlog::error("cannot start the thread that waits for eventfds: {}", error.what());
-    }
-  }
-  ~Poller() {
-    if (!thread_.joinable()) return;
-    stop_->signal();
-    thread_.join();
-  }
 
   void run() {
     std::array<epoll_event, 64> events{};
@@ -103,20 +98,39 @@ class Virqfd::Poller {
   std::thread thread_;
 };
 
-Status Virqfd::enable(EventFd event, Handler handler) {
+EventPoller::EventPoller() = default;
+EventPoller::~EventPoller() = default;
+
+EventPoller& EventPoller::shared() {
+  static EventPoller poller;
+  return poller;
+}
+
+Result<EventPoller::Thread*> EventPoller::thread() {
+  const std::lock_guard lock(mutex_);
+  if (!thread_) {
+    auto made = std::make_unique<Thread>();
+    if (!made->works()) return fail(ENOMEM);
+    thread_ = std::move(made);
+  }
+  return thread_.get();
+}
+
+Status Virqfd::enable(EventFd event, Handler handler, EventPoller& poller) {
   if (watch_) return fail(EBUSY);
-  const auto poller = Poller::get();
-  if (!poller) return std::unexpected(poller.error());
-  auto watch = std::make_shared<Watch>(std::move(event), std::move(handler));
+  const auto thread = poller.thread();
+  if (!thread) return std::unexpected(thread.error());
+  auto watch = std::make_shared<EventPoller::Watch>(std::move(event), std::move(handler));
   watch->signalled();
-  if (auto added = (*poller)->add(watch); !added) return added;
+  if (auto added = (*thread)->add(watch); !added) return added;
+  poller_ = &poller;
   watch_ = std::move(watch);
   return {};
 }
 
 void Virqfd::disable() {
   if (!watch_) return;
-  if (const auto poller = Poller::get()) (*poller)->remove(*watch_);
+  if (const auto thread = poller_->thread()) (*thread)->remove(*watch_);
   {
     const std::lock_guard lock(watch_->running);
     watch_->detached = true;

@@ -130,7 +130,8 @@ void VirtualConfig::after_advanced_features(std::uint16_t start) {
 }
 
 // Messages flow only when SET_IRQS has set them up, and no more of them than it has. The number
-// that the hardware is capable of is shown as it is (spec 14, quirk 13).
+// that the hardware is capable of is shown as it is: vfio_msi_config_read is meant to lower it to
+// what is enabled, but changes another word, so clients have always seen it.
 void VirtualConfig::after_msi(const Piece& piece, std::uint16_t start) {
   if (!piece.covers(start, PCI_MSI_FLAGS)) return;
   const unsigned vectors = effects_.msi_vectors();

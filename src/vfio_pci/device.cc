@@ -64,7 +64,8 @@ Result<bool> VfioPciDevice::match(std::string_view name, std::string_view text) 
   return matches_device(name, text);
 }
 
-// Decoding is enabled for what the function has; bus mastering is the client's (spec 9.2).
+// Decoding is enabled for what the function has; bus mastering is the client's
+// (vfio_pci_core_enable).
 void VfioPciDevice::enable_function() {
   std::uint32_t decode = 0;
   for (unsigned i = 0; i < 6; ++i) {

@@ -1,4 +1,4 @@
-// How a client names a vfio-pci device in VFIO_GROUP_GET_DEVICE_FD (spec 9.1, 9.9).
+// How a client names a vfio-pci device in VFIO_GROUP_GET_DEVICE_FD (vfio_pci_core_match).
 #pragma once
 
 #include <string_view>

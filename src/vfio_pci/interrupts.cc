@@ -202,7 +202,7 @@ Result<int> Interrupts::trigger_messages(Type type, const vfio::IrqSet& set) {
 Result<int> Interrupts::enable_messages(Type type, const vfio::IrqSet& set) {
   const std::uint64_t wanted = std::uint64_t{set.start} + set.count;
   const unsigned available = function_.vectors(hardware_mode(type == Type::msix));
-  if (wanted == 0) return fail(ERANGE);  // a quirk of the kernel's allocation
+  if (wanted == 0) return fail(ERANGE);  // as pci_alloc_irq_vectors for none at most
   if (available == 0) return fail(ENOSPC);
   if (wanted > available) return static_cast<int>(available);
 

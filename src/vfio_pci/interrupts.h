@@ -1,5 +1,5 @@
-// The interrupts of a vfio-pci device (spec 9.5): what SET_IRQS sets up between the hardware and
-// the client's eventfds.
+// The interrupts of a vfio-pci device (vfio_pci_intrs.c): what SET_IRQS sets up between the
+// hardware and the client's eventfds.
 #pragma once
 
 #include <cstdint>

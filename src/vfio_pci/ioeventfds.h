@@ -1,4 +1,5 @@
-// Register writes that an eventfd triggers (VFIO_DEVICE_IOEVENTFD, spec 9.11).
+// Register writes that an eventfd triggers (VFIO_DEVICE_IOEVENTFD; the kernel's
+// vfio_pci_ioeventfd).
 #pragma once
 
 #include <list>
@@ -35,6 +36,8 @@ class IoEventFds {
 
   pci::Function& function_;
   const Regions& regions_;
+  // Its own: a model may wait for its client's memory.
+  vfio::EventPoller poller_;
   std::mutex mutex_;  // guards entries_, which handlers do not need
   std::list<Entry> entries_;
 };

@@ -1,5 +1,5 @@
-// What a client sees and may change of each capability (spec 9.7): the tables, and how long a
-// capability is.
+// What a client sees and may change of each capability (perm_bits in vfio_pci_config.c): the
+// tables, and how long a capability is.
 #pragma once
 
 #include <cstdint>

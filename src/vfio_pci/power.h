@@ -1,5 +1,5 @@
-// The power states of a function under vfio-pci (spec 9.12): what a client's writes to PMCSR do,
-// and the LOW_POWER features.
+// The power states of a function under vfio-pci: what a client's writes to PMCSR do
+// (vfio_pm_config_write), and the LOW_POWER features (vfio_pci_core_pm_entry).
 #pragma once
 
 #include <atomic>

@@ -13,7 +13,7 @@ namespace {
 constexpr std::uint32_t kReadWrite = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
 constexpr std::uint64_t kMsixEntrySize = 16;  // PCI 3.0, 6.8.2
 
-// The legacy ranges that a VGA device decodes (spec 9.6).
+// The legacy ranges that a VGA device decodes (vfio_pci_vga_rw).
 struct VgaWindow {
   std::uint64_t begin = 0;
   std::uint64_t end = 0;

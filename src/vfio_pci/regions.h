@@ -1,4 +1,5 @@
-// The BARs, the ROM and the VGA ranges of a function as regions of a device file (spec 9.4, 9.6).
+// The BARs, the ROM and the VGA ranges of a function as regions of a device file
+// (vfio_pci_rdwr.c).
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// The configuration space that a client sees (spec 9.7): some bits are the hardware's, some are
-// kept here.
+// The configuration space that a client sees (vfio_pci_config.c): some bits are the hardware's,
+// some are kept here.
 #pragma once
 
 #include <array>

@@ -1,15 +1,17 @@
 // A VFIO program in the states that tests need:
 //
-//   e2e_client use UUID                        everything once, from open to close
-//   e2e_client hold UUID                       opens the device, says "ready", waits for the end of
-//   its input e2e_client orphan UUID                     says "ready", exits with 7; its child has
-//   the device and waits as above e2e_client orphans UUID                    the same with a second
-//   child, which has nothing and waits in the removal of
-//                                              the device
-//   e2e_client remove_own UUID                 exits with 7 while a thread waits in the removal of
-//   the device that
-//                                              this very process has open
-//   e2e_client walk UUID SPARE SEED KILL_AT    see walk() in client.h
+//   e2e_client use UUID
+//       everything once, from open to close
+//   e2e_client hold UUID
+//       opens the device, says "ready", waits for the end of its input
+//   e2e_client orphan UUID
+//       says "ready", exits with 7; its child has the device and waits as above
+//   e2e_client orphans UUID
+//       the same with a second child, which has nothing and waits in the removal of the device
+//   e2e_client remove_own UUID
+//       exits with 7 while a thread waits in the removal of the device that this process has open
+//   e2e_client walk UUID SPARE SEED KILL_AT
+//       see walk() in client.h
 
 #include <linux/vfio.h>
 #include <pthread.h>

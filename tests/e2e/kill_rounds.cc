@@ -6,7 +6,7 @@
 // to it that a fresh client can use the device. In the end the server, the parent process, has to
 // have as many descriptors, mappings and threads as after the first rounds.
 //
-// Environment: UVFIO_KILL_ROUNDS (100), UVFIO_KILL_SEED (1), UVFIO_KILL_RSS_KIB, by how much the
+// Environment: UVFIO_KILL_ROUNDS (100), UVFIO_SEED (1), UVFIO_KILL_RSS_KIB, by how much the
 // server's memory may grow (8192, and 65536 with a sanitizer).
 
 #include <dirent.h>
@@ -341,7 +341,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   const unsigned rounds = from_environment("UVFIO_KILL_ROUNDS", 100);
-  const unsigned first_seed = from_environment("UVFIO_KILL_SEED", 1);
+  const unsigned first_seed = from_environment("UVFIO_SEED", 1);
   const pid_t server = getppid();
   if (access(("/proc/" + std::to_string(server) + "/fd").c_str(), R_OK) != 0) {
     std::printf("skipped: the server's /proc entries may not be read\n");

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Random sequences of calls under uvfio, against what real kernels answered: the first of the seeds that there are.
-# tests/sequences/compare does all of them.
+# Random sequences of calls under uvfio, against what real kernels answered: the first of the seeds that there are, or
+# all of them (some ten minutes) if UVFIO_LONG_TESTS is set.
 # Usage: sequences.sh UVFIO UVFIO-SEQUENCES
 set -eu
 uvfio=$(realpath "$1")
@@ -10,5 +10,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 require_uvfio
 is_root || skip "it creates and removes devices, which takes root"
 
-"$here/../sequences/compare" "$uvfio" "$program" 0 500
-"$here/../sequences/compare" --direct "$uvfio" "$program" 0 200
+some='0 500' some_direct='0 200'
+[ -z "${UVFIO_LONG_TESTS:-}" ] || some='' some_direct=''
+# shellcheck disable=SC2086 # two words, or none
+"$here/../sequences/compare" "$uvfio" "$program" $some
+# shellcheck disable=SC2086
+"$here/../sequences/compare" --direct "$uvfio" "$program" $some_direct

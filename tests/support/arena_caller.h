@@ -18,7 +18,10 @@ class ArenaCaller final : public uapi::Caller {
  public:
   static constexpr std::uint64_t kBase = 0x100000;
 
-  explicit ArenaCaller(std::size_t size = 1 << 20) : arena(size) {}
+  explicit ArenaCaller(
+      std::size_t size = 1 << 20,
+      std::shared_ptr<FakeAddressSpace> memory = std::make_shared<FakeAddressSpace>(0, 1 << 20))
+      : arena(size), space(std::move(memory)) {}
 
   Status copy_in(std::uint64_t user, std::span<std::byte> data) override {
     if (!contains(user, data.size())) return fail(EFAULT);
@@ -72,7 +75,7 @@ class ArenaCaller final : public uapi::Caller {
   [[nodiscard]] std::uint64_t end() const { return kBase + arena.size(); }
 
   std::vector<std::byte> arena;
-  std::shared_ptr<FakeAddressSpace> space = std::make_shared<FakeAddressSpace>(0, 1 << 20);
+  std::shared_ptr<FakeAddressSpace> space;  // what it maps for devices
   std::map<int, Fd> files;
   std::map<int, std::shared_ptr<vfio::Container>> containers;
   std::map<int, std::shared_ptr<vfio::GroupFile>> groups;

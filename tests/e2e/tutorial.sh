@@ -4,10 +4,10 @@
 #     "## N." it is the file of examples/tutorial/N, if there is one, and so is the uvfio that runs;
 #   - "console" blocks are run here, in the root of the checkout, and print what they show ("..." within a line: anything);
 #   - "sh" blocks say how to build and test, which whoever runs this has done.
-# There are no others. Usage: check-tutorial DIR      with the programs; status 77: it could not run the console blocks
+# There are no others. Usage: tutorial.sh DIR      with the programs; status 77: it could not run the console blocks
 set -euo pipefail
 bin=$(realpath "$1")
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 text=docs/write-a-device.md
 # shellcheck disable=SC2034 # for lib.sh
 uvfio=$bin/uvfio
