@@ -1,5 +1,6 @@
 #include "memory/process_address_space.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
@@ -10,6 +11,7 @@
 #include <array>
 #include <charconv>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <string_view>
 
@@ -53,6 +55,22 @@ std::string_view read_auxv(int directory, AuxvBuffer& buffer) {
   return {buffer.data(), static_cast<std::size_t>(std::max<ssize_t>(length, 0))};
 }
 
+bool has_memory(int directory) {
+  AuxvBuffer buffer;
+  return !read_auxv(directory, buffer).empty();
+}
+
+// O_PATH: to open a device or a pipe may have side effects, or block.
+Result<Fd> open_mapped_file(int directory, const Vma& vma) {
+  std::array<char, 64> name;
+  std::snprintf(name.data(), name.size(), "map_files/%llx-%llx",
+                static_cast<unsigned long long>(vma.begin),
+                static_cast<unsigned long long>(vma.end));
+  Fd file(openat(directory, name.data(), O_PATH | O_CLOEXEC));
+  if (!file) return fail(errno);
+  return file;
+}
+
 bool can_be_shared(const Vma& vma) { return vma.shared && vma.inode != 0; }
 
 bool continues(const Vma& vma, const Vma& next) {
@@ -78,7 +96,7 @@ Result<std::shared_ptr<ProcessAddressSpace>> ProcessAddressSpace::open(pid_t thr
                               std::string(read_auxv(thread->get(), auxv))));
   // Also when the files above were opened on both sides of an exec.
   if (!space->is_of(tid)) return fail(ESRCH);
-  space->sample_locked();
+  space->sample_locked(thread->get());
   return space;
 }
 
@@ -97,7 +115,7 @@ bool ProcessAddressSpace::is_of(pid_t tid) const {
   return !auxv.empty() && auxv == auxv_;
 }
 
-void ProcessAddressSpace::sample_locked() {
+void ProcessAddressSpace::sample_locked(int thread) {
   rlimit limit{};
   if (prlimit(thread_group_, RLIMIT_MEMLOCK, nullptr, &limit) == 0) {
     sampled_limit_ = limit.rlim_cur;
@@ -109,8 +127,7 @@ void ProcessAddressSpace::sample_locked() {
   }
   if (sampled_limit_ == RLIM_INFINITY) return;
   constexpr std::uint64_t kib_per_page = kPageSize / 1024;
-  locked_by_client_ =
-      number_after(read_file(directory_.get(), "status"), "VmLck:", 0) / kib_per_page;
+  locked_by_client_ = number_after(read_file(thread, "status"), "VmLck:", 0) / kib_per_page;
 }
 
 std::uint64_t ProcessAddressSpace::lock_limit() const {
@@ -157,23 +174,36 @@ Result<ProcessAddressSpace::Run> ProcessAddressSpace::find_run(std::uint64_t vad
   return fail(EOPNOTSUPP);
 }
 
+// /proc/<thread> of one that still has the memory, when the leader has exited before its group.
+// Invalid: none has.
+Fd ProcessAddressSpace::other_thread() const {
+  const auto close = [](DIR* directory) { closedir(directory); };
+  Fd tasks(openat(directory_.get(), "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const std::unique_ptr<DIR, decltype(close)> threads(tasks ? fdopendir(tasks.get()) : nullptr);
+  if (threads == nullptr) return {};
+  static_cast<void>(tasks.release());
+  while (const dirent* const entry = readdir(threads.get())) {
+    auto thread = open_proc_directory(std::atoi(entry->d_name));  // "." is 0, which is nobody
+    if (thread && has_memory(thread->get())) return std::move(*thread);
+  }
+  return {};
+}
+
 // EAGAIN: the client changed its mappings meanwhile. EOPNOTSUPP: for whatever reason, copy instead.
 Result<std::shared_ptr<Window>> ProcessAddressSpace::make_window(const Run& run) const {
   if (!may_open_map_files.load(std::memory_order_relaxed)) return fail(EOPNOTSUPP);
-  std::array<char, 64> name;
-  std::snprintf(name.data(), name.size(), "map_files/%llx-%llx",
-                static_cast<unsigned long long>(run.first.begin),
-                static_cast<unsigned long long>(run.first.end));
-  // O_PATH: to open a device or a pipe may have side effects, or block.
-  const Fd path(openat(directory_.get(), name.data(), O_PATH | O_CLOEXEC));
+  auto path = open_mapped_file(directory_.get(), run.first);
+  if (!path && !has_memory(directory_.get())) {
+    path = open_mapped_file(other_thread().get(), run.first);
+  }
   if (!path) {
-    if (errno == ENOENT) return fail(EAGAIN);
-    if (errno == EPERM) may_open_map_files.store(false, std::memory_order_relaxed);
+    if (path.error() == Errno{ENOENT}) return fail(EAGAIN);
+    if (path.error() == Errno{EPERM}) may_open_map_files.store(false, std::memory_order_relaxed);
     return fail(EOPNOTSUPP);
   }
   struct stat file {};
   struct statfs file_system {};
-  if (fstat(path.get(), &file) != 0 || fstatfs(path.get(), &file_system) != 0) {
+  if (fstat(path->get(), &file) != 0 || fstatfs(path->get(), &file_system) != 0) {
     return fail(EOPNOTSUPP);
   }
   // The question went by pid; that it is the file of this address space, its identity proves.
@@ -183,7 +213,7 @@ Result<std::shared_ptr<Window>> ProcessAddressSpace::make_window(const Run& run)
   if (!S_ISREG(file.st_mode) || (file_system.f_type != TMPFS_MAGIC && !huge)) {
     return fail(EOPNOTSUPP);
   }
-  const std::string link = "/proc/self/fd/" + std::to_string(path.get());
+  const std::string link = "/proc/self/fd/" + std::to_string(path->get());
   // O_NONBLOCK: the client may hold a lease on its file, and an open would wait for it.
   const Fd opened(::open(
       link.c_str(), (run.file.writable ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));

@@ -57,7 +57,8 @@ class ProcessAddressSpace final : public AddressSpace {
         memory_(std::move(memory)),
         auxv_(std::move(auxv)) {}
 
-  void sample_locked();
+  void sample_locked(int thread);
+  [[nodiscard]] Fd other_thread() const;
   [[nodiscard]] Result<Run> find_run(std::uint64_t vaddr, std::uint64_t size, bool write) const;
   [[nodiscard]] Result<std::shared_ptr<Window>> make_window(const Run& run) const;
 

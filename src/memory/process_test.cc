@@ -213,21 +213,26 @@ TEST(ProcessIdentity, ThreadsShareOneObject) {
   EXPECT_EQ(thread_group_of(tid), client.pid());
 }
 
-TEST(ProcessIdentity, ThreadsGoOnWithoutTheirLeader) {
-  const TestClient client([](const Inside& inside) {
-    std::thread other([&] {
-      inside.wait();
-      std::ifstream state("/proc/self/stat");  // a zombie, once the leader is through with exiting
-      for (std::string text; text.find(") Z ") == std::string::npos;) {
-        state.seekg(0);
-        std::getline(state, text);
-        state.clear();
-      }
-      inside.send(static_cast<std::uint64_t>(gettid()));
-      for (;;) pause();
-    });
-    syscall(SYS_exit, 0);
+// In a client: the calling thread exits, which is the leader; another sends its number and
+// `memory`, and stays.
+void go_on_without_leader(const Inside& inside, std::byte* memory) {
+  std::thread other([&] {
+    inside.wait();
+    std::ifstream state("/proc/self/stat");  // a zombie, once the leader is through with exiting
+    for (std::string text; text.find(") Z ") == std::string::npos;) {
+      state.seekg(0);
+      std::getline(state, text);
+      state.clear();
+    }
+    inside.send(static_cast<std::uint64_t>(gettid()));
+    inside.send(memory);
+    for (;;) pause();
   });
+  syscall(SYS_exit, 0);
+}
+
+TEST(ProcessIdentity, ThreadsGoOnWithoutTheirLeader) {
+  const TestClient client([](const Inside& inside) { go_on_without_leader(inside, nullptr); });
   client.go();
   const auto tid = static_cast<pid_t>(client.receive());
   ProcessTable table;
@@ -346,6 +351,22 @@ TEST(ProcessView, SharedMemoryIsTheSameMemory) {
     EXPECT_EQ(client.receive(), 1u);
     EXPECT_EQ(view->host[5], std::byte{3});
   }
+}
+
+TEST(ProcessView, IsThereWithoutTheLeader) {
+  SKIP_UNLESS_SHARING();
+  TestClient client([](const Inside& inside) {
+    std::byte* const memory = map(kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+    memory[3] = std::byte{1};
+    go_on_without_leader(inside, memory);
+  });
+  client.go();
+  ProcessTable table;
+  const auto space = *table.acquire(static_cast<pid_t>(client.receive()));
+  const auto view = space->view(client.receive(), kPageSize, true);
+  ASSERT_TRUE(view);
+  client.kill();
+  EXPECT_EQ(view->host[3], std::byte{1});
 }
 
 TEST(ProcessView, ThousandsOfViewsAreOneMapping) {
@@ -583,6 +604,18 @@ TEST(LockLimit, IsTheClientsLessWhatItLockedItself) {
   client.go();
   ASSERT_EQ(client.receive(), 1u);
   EXPECT_EQ(space->lock_limit(), 4u);
+}
+
+TEST(LockLimit, KnowsWhatIsLockedWithoutTheLeader) {
+  const TestClient client([](const Inside& inside) {
+    std::byte* const memory = map_private(kSize);
+    const rlimit limit{.rlim_cur = 256 * kPageSize, .rlim_max = 300 * kPageSize};
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || syscall(SYS_mlock, memory, kSize) != 0) _exit(1);
+    go_on_without_leader(inside, memory);
+  });
+  client.go();
+  ProcessTable table;
+  EXPECT_EQ((*table.acquire(static_cast<pid_t>(client.receive())))->lock_limit(), 240u);
 }
 
 TEST(LockLimit, OfAnotherUserIsReadable) {
