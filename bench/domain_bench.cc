@@ -141,8 +141,8 @@ BENCHMARK(many_mappings)
     ->Iterations(1)
     ->Unit(benchmark::kMillisecond);
 
-// 4 KiB from page to page: by memcpy, and as device DMA (`dma`) through an IOTLB that hits or, with more pages
-// than it has entries, misses. Arguments: dma, pages.
+// 4 KiB from page to page: by memcpy, and as device DMA (`dma`) through an IOTLB that hits or, with
+// more pages than it has entries, misses. Arguments: dma, pages.
 void copy_page(benchmark::State& state) {
   Setup setup;
   const auto pages = static_cast<std::uint64_t>(state.range(1));
@@ -170,8 +170,7 @@ BENCHMARK(copy_page)->ArgsProduct({{0, 1}, {1, 16, 64, 4096}});
 void translate_beside_mapper(benchmark::State& state) {
   Setup setup;
   constexpr std::uint64_t kMappings = 4096;
-  for (std::uint64_t i = 0; i < kMappings; ++i)
-    setup.map(kIova + i * kPage, i * kPage, kPage);
+  for (std::uint64_t i = 0; i < kMappings; ++i) setup.map(kIova + i * kPage, i * kPage, kPage);
   std::atomic<bool> stop = false;
   std::atomic<std::uint64_t> pairs = 0;
   std::thread mapper;

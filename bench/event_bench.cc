@@ -31,8 +31,8 @@ void signal_nobody(benchmark::State& state) {
 }
 BENCHMARK(signal_nobody)->Arg(0)->Arg(1);
 
-// Wakes up a thread that sleeps in read(2), and waits for its answer by a bare write(2). Arguments as
-// above. Run with `taskset -c 0`, where no CPU has to be woken up.
+// Wakes up a thread that sleeps in read(2), and waits for its answer by a bare write(2). Arguments
+// as above. Run with `taskset -c 0`, where no CPU has to be woken up.
 void wake_reader(benchmark::State& state) {
   const auto there = EventFd::from(Fd(eventfd(0, 0)));
   const auto back = EventFd::from(Fd(eventfd(0, 0)));

@@ -1,6 +1,8 @@
-// The guest's side of nvme_guest: init of a User-Mode Linux, which makes block I/O as it is told. A line of standard input
+// The guest's side of nvme_guest: init of a User-Mode Linux, which makes block I/O as it is told. A
+// line of standard input
 //   DEVICE read|write random|sequential sleep|poll BYTES DEPTH MILLISECONDS
-// is answered by a line "done OPERATIONS NANOSECONDS INTERRUPTS" or "error TEXT"; the end of the input powers the machine off.
+// is answered by a line "done OPERATIONS NANOSECONDS INTERRUPTS" or "error TEXT"; the end of the
+// input powers the machine off.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
@@ -35,7 +37,7 @@ struct result {
   uint64_t interrupts;
 };
 
-static int fail(const char *what) {
+static int fail(const char* what) {
   printf("error %s: %s\n", what, strerror(errno));
   return -1;
 }
@@ -53,13 +55,13 @@ static uint64_t random_number(void) {
 }
 
 // Of all lines of /proc/interrupts with `name` in them; there is one CPU.
-static uint64_t interrupts_of(const char *name) {
-  FILE *file = fopen("/proc/interrupts", "r");
+static uint64_t interrupts_of(const char* name) {
+  FILE* file = fopen("/proc/interrupts", "r");
   if (file == NULL) return 0;
   char line[256];
   uint64_t sum = 0;
   while (fgets(line, sizeof line, file) != NULL) {
-    const char *colon = strchr(line, ':');
+    const char* colon = strchr(line, ':');
     if (colon != NULL && strstr(line, name) != NULL) sum += strtoull(colon + 1, NULL, 10);
   }
   fclose(file);
@@ -67,7 +69,7 @@ static uint64_t interrupts_of(const char *name) {
 }
 
 // Requests go to the disk as they come.
-static void no_scheduler(const char *device) {
+static void no_scheduler(const char* device) {
   char path[64];
   snprintf(path, sizeof path, "/sys/block/%s/queue/scheduler", device);
   const int file = open(path, O_WRONLY | O_CLOEXEC);
@@ -80,12 +82,13 @@ struct workplace {
   uint64_t blocks;  // of `bytes`
   aio_context_t context;
   struct iocb blocks_of_io[kMostDepth];
-  struct iocb *pointers[kMostDepth];
+  struct iocb* pointers[kMostDepth];
   struct io_event events[kMostDepth];
 };
 
 // Keeps `depth` operations going for the time; what has ended is begun anew all at once.
-static int generate(struct workplace *place, const struct load *load, char *memory, struct result *result) {
+static int generate(struct workplace* place, const struct load* load, char* memory,
+                    struct result* result) {
   const int writes = strcmp(load->direction, "write") == 0;
   const int at_random = strcmp(load->order, "random") == 0;
   const int polls = strcmp(load->wait, "poll") == 0;
@@ -100,7 +103,7 @@ static int generate(struct workplace *place, const struct load *load, char *memo
   for (;;) {
     if (now() >= end) ready = 0;
     for (unsigned i = 0; i < ready; ++i) {
-      struct iocb *io = place->pointers[i];
+      struct iocb* io = place->pointers[i];
       const uint64_t block = at_random ? random_number() % place->blocks : next++ % place->blocks;
       memset(io, 0, sizeof *io);
       io->aio_fildes = (uint32_t)place->device;
@@ -110,7 +113,8 @@ static int generate(struct workplace *place, const struct load *load, char *memo
       io->aio_offset = (int64_t)(block * load->bytes);
     }
     for (unsigned begun = 0; begun < ready;) {
-      const long count = syscall(SYS_io_submit, place->context, ready - begun, place->pointers + begun);
+      const long count =
+          syscall(SYS_io_submit, place->context, ready - begun, place->pointers + begun);
       if (count <= 0) return fail("io_submit");
       begun += (unsigned)count;
     }
@@ -118,7 +122,8 @@ static int generate(struct workplace *place, const struct load *load, char *memo
     if (in_flight == 0) break;
     long count = 0;
     do {
-      count = syscall(SYS_io_getevents, place->context, polls ? 0 : 1, kMostDepth, place->events, polls ? &no_time : NULL);
+      count = syscall(SYS_io_getevents, place->context, polls ? 0 : 1, kMostDepth, place->events,
+                      polls ? &no_time : NULL);
       if (count < 0) return fail("io_getevents");
     } while (count == 0);
     ready = (unsigned)count;
@@ -127,7 +132,7 @@ static int generate(struct workplace *place, const struct load *load, char *memo
         errno = place->events[i].res < 0 ? (int)-place->events[i].res : EIO;
         return fail(load->direction);
       }
-      place->pointers[i] = (struct iocb *)(uintptr_t)place->events[i].obj;
+      place->pointers[i] = (struct iocb*)(uintptr_t)place->events[i].obj;
     }
     in_flight -= ready;
     done += ready;
@@ -137,14 +142,15 @@ static int generate(struct workplace *place, const struct load *load, char *memo
   return 0;
 }
 
-static int measure(const struct load *load, struct result *result) {
+static int measure(const struct load* load, struct result* result) {
   static struct workplace place;
-  static char *memory;
-  if (load->depth == 0 || load->depth > kMostDepth || load->bytes == 0 || load->bytes > kMostBytes) {
+  static char* memory;
+  if (load->depth == 0 || load->depth > kMostDepth || load->bytes == 0 ||
+      load->bytes > kMostBytes) {
     errno = EINVAL;
     return fail("load");
   }
-  if (memory == NULL && posix_memalign((void **)&memory, 4096, 32 << 20) != 0) return fail("memory");
+  if (memory == NULL && posix_memalign((void**)&memory, 4096, 32 << 20) != 0) return fail("memory");
   if ((uint64_t)load->depth * load->bytes > 32 << 20) {
     errno = ENOMEM;
     return fail("load");
@@ -158,10 +164,11 @@ static int measure(const struct load *load, struct result *result) {
   int status = ioctl(place.device, BLKGETSIZE64, &size) == 0 ? 0 : fail(path);
   place.blocks = size / load->bytes;
   place.context = 0;
-  if (status == 0 && syscall(SYS_io_setup, kMostDepth, &place.context) != 0) status = fail("io_setup");
+  if (status == 0 && syscall(SYS_io_setup, kMostDepth, &place.context) != 0)
+    status = fail("io_setup");
   if (status == 0) {
     // nvme0n1's are nvme0q0, nvme0q1; ubda's is ubd.
-    const char *name = strncmp(load->device, "ubd", 3) == 0 ? "ubd" : "nvme";
+    const char* name = strncmp(load->device, "ubd", 3) == 0 ? "ubd" : "nvme";
     const uint64_t before = interrupts_of(name);
     status = generate(&place, load, memory, result);
     result->interrupts = interrupts_of(name) - before;
@@ -190,12 +197,12 @@ int main(void) {
     struct load load;
     struct result result;
     if (strncmp(line, "off", 3) == 0) break;
-    if (sscanf(line, "%31s %15s %15s %15s %u %u %u", load.device, load.direction, load.order, load.wait, &load.bytes,
-               &load.depth, &load.milliseconds) != 7) {
+    if (sscanf(line, "%31s %15s %15s %15s %u %u %u", load.device, load.direction, load.order,
+               load.wait, &load.bytes, &load.depth, &load.milliseconds) != 7) {
       printf("error a line that is no load\n");
     } else if (measure(&load, &result) == 0) {
-      printf("done %llu %llu %llu\n", (unsigned long long)result.operations, (unsigned long long)result.nanoseconds,
-             (unsigned long long)result.interrupts);
+      printf("done %llu %llu %llu\n", (unsigned long long)result.operations,
+             (unsigned long long)result.nanoseconds, (unsigned long long)result.interrupts);
     }
   }
   reboot(RB_POWER_OFF);

@@ -27,7 +27,9 @@ template <typename T>
 using Outcome = std::expected<T, std::string>;
 
 // The state file as the process sees it.
-std::string path_in(const std::string& pid) { return "/proc/" + pid + "/root/" + launcher::kStateFile; }
+std::string path_in(const std::string& pid) {
+  return "/proc/" + pid + "/root/" + launcher::kStateFile;
+}
 
 Outcome<std::string> read_state(const std::string& pid) {
   std::ifstream file(path_in(pid));
@@ -37,9 +39,9 @@ Outcome<std::string> read_state(const std::string& pid) {
       return std::unexpected(fmt::format("process {} does not run under `uvfio run`", pid));
     }
     if (error == ENOENT) return std::unexpected(fmt::format("there is no process {}", pid));
-    return std::unexpected(
-        fmt::format("cannot look into process {}: {}; it takes root, or the user who runs the server",
-                    pid, strerror(error)));
+    return std::unexpected(fmt::format(
+        "cannot look into process {}: {}; it takes root, or the user who runs the server", pid,
+        strerror(error)));
   }
   std::ostringstream text;
   text << file.rdbuf();
@@ -73,7 +75,8 @@ std::vector<std::string> find_servers() {
 Outcome<std::string> find_and_read_state() {
   if (std::filesystem::exists(path_in("self"))) return read_state("self");
   const auto pids = find_servers();
-  if (pids.empty()) return std::unexpected("no `uvfio run` is running that this user may look into");
+  if (pids.empty())
+    return std::unexpected("no `uvfio run` is running that this user may look into");
   if (pids.size() > 1) {
     return std::unexpected(
         fmt::format("several `uvfio run` are running; say which: {}", fmt::join(pids, ", ")));

@@ -117,28 +117,32 @@ int main(int argc, char** argv) {
                   "Create a mediated device (repeatable); `uvfio types` lists the types")
       ->type_name("TYPE[:UUID]")
       ->allow_extra_args(false);
-  run->add_option("--pci", functions,
-                  "Plug in a PCI function and bind it to vfio-pci (repeatable); `uvfio types` lists "
-                  "the models and their keys")
+  run->add_option(
+         "--pci", functions,
+         "Plug in a PCI function and bind it to vfio-pci (repeatable); `uvfio types` lists "
+         "the models and their keys")
       ->type_name("MODEL[,KEY=VALUE...][@ADDRESS]")
       ->allow_extra_args(false);
   run->add_option("--topology", topologies,
                   "Create the devices that a TOML file describes (repeatable)")
       ->type_name("FILE")
       ->allow_extra_args(false);
-  run->add_option("--type1", type1_settings,
-                  "Set a parameter of the type1 IOMMU backend (repeatable), such as dma_entry_limit=1000")
+  run->add_option(
+         "--type1", type1_settings,
+         "Set a parameter of the type1 IOMMU backend (repeatable), such as dma_entry_limit=1000")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false);
-  run->add_option("--nvme-directory", options.models.nvme_directory,
-                  "Where mediated NVMe disks lie, and stay: UUID.img. Without it they go with their devices")
+  run->add_option(
+         "--nvme-directory", options.models.nvme_directory,
+         "Where mediated NVMe disks lie, and stay: UUID.img. Without it they go with their devices")
       ->check(CLI::ExistingDirectory);
   run->add_flag("--no-passthrough", no_passthrough, "Offer no mmap of device regions");
   run->add_flag("-v,--verbose", verbosity, "Say more on standard error (twice: much more)");
   run->add_option("PROGRAM", options.command)->required();
   run->footer(kRunFooter);
 
-  auto* types = app.add_subcommand("types", "List the types of mediated devices and the models of PCI functions");
+  auto* types = app.add_subcommand(
+      "types", "List the types of mediated devices and the models of PCI functions");
 
   std::optional<int> pid;
   bool json = false;

@@ -8,8 +8,8 @@
 #include <string>
 #include <thread>
 
-#include "tests/support/irq_client.h"
 #include "pci/layout.h"
+#include "tests/support/irq_client.h"
 
 namespace uvfio::mtty {
 namespace {

@@ -158,8 +158,7 @@ class Driver {
       std::fprintf(stderr, "no completion in queue %u\n", queue.id);
       std::abort();
     }
-    const auto entry =
-        load<Completion>(queue.completions + queue.head * sizeof(Completion));
+    const auto entry = load<Completion>(queue.completions + queue.head * sizeof(Completion));
     if (++queue.head == queue.entries) {
       queue.head = 0;
       queue.phase = !queue.phase;

@@ -190,14 +190,15 @@ class PciDevice {
   virtual ~PciDevice() = default;
   // Whom a hot reset affects, this device among them. ENODEV: there is no such reset.
   [[nodiscard]] virtual Result<std::vector<Dependent>> hot_reset_set() = 0;
-  // VFIO_DEVICE_PCI_HOT_RESET. EINVAL: some function of the set is not bound to vfio-pci, or in none of `groups`.
+  // VFIO_DEVICE_PCI_HOT_RESET. EINVAL: some function of the set is not bound to vfio-pci, or in
+  // none of `groups`.
   [[nodiscard]] virtual Status hot_reset(std::span<const std::shared_ptr<GroupFile>> groups) = 0;
   // VFIO_DEVICE_IOEVENTFD. EINVAL: the region, the range or the width. EEXIST: there is one for the
   // same write. ENODEV: there is none to remove. ENOSPC: 1,000 are there. EBADF, EINVAL: the
   // descriptor.
   [[nodiscard]] virtual Status set_ioeventfd(const IoEventFd& request) = 0;
-  // VFIO_DEVICE_FEATURE_LOW_POWER_*: until the client's next request with `wake_up`, which that request signals;
-  // else until told otherwise. EINVAL: entered already.
+  // VFIO_DEVICE_FEATURE_LOW_POWER_*: until the client's next request with `wake_up`, which that
+  // request signals; else until told otherwise. EINVAL: entered already.
   [[nodiscard]] virtual Status enter_low_power(std::optional<EventFd> wake_up) = 0;
   virtual void exit_low_power() = 0;
   // A request of the client wakes the device. Called before each ioctl.
@@ -210,8 +211,8 @@ class DeviceOps {
  public:
   virtual ~DeviceOps() = default;
 
-  // Does `text`, which a client passed to VFIO_GROUP_GET_DEVICE_FD, mean this device, whose name is `name`? An
-  // error ends the search.
+  // Does `text`, which a client passed to VFIO_GROUP_GET_DEVICE_FD, mean this device, whose name is
+  // `name`? An error ends the search.
   [[nodiscard]] virtual Result<bool> match(std::string_view name, std::string_view text) {
     return name == text;
   }

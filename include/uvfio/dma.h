@@ -94,9 +94,9 @@ struct Translation {
   Prot prot = Prot::none;     // what it may be cached for
 };
 
-// A device's DMA engine: reads, writes and translates IOVAs without taking a lock, through an IOTLB. Each
-// object belongs to one thread at a time; a device with several queues makes one for each (Device::dma).
-// Valid until close_device returns.
+// A device's DMA engine: reads, writes and translates IOVAs without taking a lock, through an
+// IOTLB. Each object belongs to one thread at a time; a device with several queues makes one for
+// each (Device::dma). Valid until close_device returns.
 class Dma {
  public:
   Dma() = default;
@@ -106,7 +106,8 @@ class Dma {
 
   // Copies, across mappings if need be. EACCES: the device's DMA is switched off (Device::dma).
   // EINVAL: no mapping. EPERM: the mapping does not allow it
-  // (of a mediated device both directions need READ, as vfio_dma_rw). EFAULT: the client's memory is not there.
+  // (of a mediated device both directions need READ, as vfio_dma_rw). EFAULT: the client's memory
+  // is not there.
   [[nodiscard]] Status read(std::uint64_t iova, std::span<std::byte> data);
   [[nodiscard]] Status write(std::uint64_t iova, std::span<const std::byte> data);
 
@@ -124,17 +125,18 @@ class Dma {
     explicit Window(std::byte* data) : data_(data) {}
     std::byte* data_;
   };
-  // [iova, iova + size) within one mapping. Errors as read, and EOPNOTSUPP: private memory, or several
-  // pieces of it, where read and write work.
+  // [iova, iova + size) within one mapping. Errors as read, and EOPNOTSUPP: private memory, or
+  // several pieces of it, where read and write work.
   [[nodiscard]] Result<Window> translate(std::uint64_t iova, std::uint64_t size, Prot prot);
 
-  // As Window, for transfers that end in another thread, such as asynchronous I/O: any thread may drop
-  // it, also after the Dma object has gone. An unmap by the client waits for it.
+  // As Window, for transfers that end in another thread, such as asynchronous I/O: any thread may
+  // drop it, also after the Dma object has gone. An unmap by the client waits for it.
   class Hold {
    public:
     Hold() = default;
     Hold(Hold&& other) noexcept
-        : data_(std::exchange(other.data_, nullptr)), users_(std::exchange(other.users_, nullptr)) {}
+        : data_(std::exchange(other.data_, nullptr)),
+          users_(std::exchange(other.users_, nullptr)) {}
     Hold& operator=(Hold&& other) noexcept {
       std::swap(data_, other.data_);
       std::swap(users_, other.users_);
@@ -170,8 +172,8 @@ class Dma {
   Prot prot_of_write_ = Prot::read_write;
   const std::atomic<bool>* enabled_ = nullptr;
   const std::atomic<std::uint64_t>* generation_ = nullptr;
-  // The IOTLB: the last translation found, which may span many pages, and a direct-mapped array by page.
-  // It holds for one generation of the container.
+  // The IOTLB: the last translation found, which may span many pages, and a direct-mapped array by
+  // page. It holds for one generation of the container.
   std::uint64_t iotlb_generation_ = 0;
   std::uint64_t iotlb_valid_ = 0;
   Translation last_found_;

@@ -40,11 +40,11 @@ class EventFd {
   // A new non-blocking eventfd with counter 0.
   [[nodiscard]] static Result<EventFd> create();
 
-  // Adds 1 to the counter, which stays at its end (eventfd_signal). Never blocks, whatever the client does
-  // to its eventfd meanwhile.
+  // Adds 1 to the counter, which stays at its end (eventfd_signal). Never blocks, whatever the
+  // client does to its eventfd meanwhile.
   void signal() const;
-  // Takes what is in the counter (1 of it from a semaphore), as a read does; false if it is 0. Never blocks,
-  // whatever the flags of the client's descriptor.
+  // Takes what is in the counter (1 of it from a semaphore), as a read does; false if it is 0.
+  // Never blocks, whatever the flags of the client's descriptor.
   [[nodiscard]] bool consume() const;
   [[nodiscard]] int get() const { return fd_.get(); }
 

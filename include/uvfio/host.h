@@ -10,8 +10,8 @@
 
 namespace uvfio {
 
-// One host with VFIO, the IOMMU drivers, the mdev bus, and the PCI bus with its driver vfio-pci. A program
-// may have several.
+// One host with VFIO, the IOMMU drivers, the mdev bus, and the PCI bus with its driver vfio-pci. A
+// program may have several.
 class Host {
  public:
   // Group numbers start at `first_group`, so that they do not collide with those of the machine.

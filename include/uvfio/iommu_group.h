@@ -18,7 +18,8 @@ enum class GroupType {
 // Thread-safe.
 class IommuGroup {
  public:
-  // `unit`: what its devices are behind; a real group has one. `reserved` come on top of the unit's.
+  // `unit`: what its devices are behind; a real group has one. `reserved` come on top of the
+  // unit's.
   IommuGroup(unsigned id, GroupType type, std::shared_ptr<Unit> unit = nullptr,
              std::vector<ReservedRegion> reserved = {});
 

@@ -42,8 +42,8 @@ class LockedMemory {
   [[nodiscard]] Status charge(std::uint64_t pages, std::uint64_t limit, Holder holder = 0);
   void uncharge(std::uint64_t pages, Holder holder = 0);
 
-  // The same for `pages` pages from page number `first`, of which those that somebody has charged this way
-  // before are not counted again. ENOMEM also when there is no room to remember it.
+  // The same for `pages` pages from page number `first`, of which those that somebody has charged
+  // this way before are not counted again. ENOMEM also when there is no room to remember it.
   [[nodiscard]] Status charge_range(std::uint64_t first, std::uint64_t pages, std::uint64_t limit,
                                     Holder holder = 0);
   // What was charged with charge_range; a page counts until its last holder lets go.

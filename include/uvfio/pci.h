@@ -1,6 +1,7 @@
-// What a PCI device model is written against. A model is registers and a state machine; config space,
-// capabilities, BAR decoding, interrupts, resets and the VFIO side are the library's (src/pci). The same
-// model serves as a direct function of the emulated host and as a mediated device.
+// What a PCI device model is written against. A model is registers and a state machine; config
+// space, capabilities, BAR decoding, interrupts, resets and the VFIO side are the library's
+// (src/pci). The same model serves as a direct function of the emulated host and as a mediated
+// device.
 #pragma once
 
 #include <array>
@@ -33,8 +34,8 @@ struct Bar {
   bool trap_unmapped = false;
 };
 
-// The MSI-X capability: table and pending bits in a memory BAR of the model's choice. The library answers
-// accesses to both.
+// The MSI-X capability: table and pending bits in a memory BAR of the model's choice. The library
+// answers accesses to both.
 struct MsiX {
   std::uint16_t vectors = 0;  // 1 to 2048
   std::uint8_t table_bar = 0;
@@ -72,8 +73,8 @@ struct Description {
   std::vector<ExtraCapability> capabilities;
 };
 
-// In place of a BAR's number, where Description::vga: the legacy VGA ranges; the offset is the legacy
-// address (memory 0xa0000 to 0xbffff, I/O ports 0x3b0 to 0x3bb and 0x3c0 to 0x3df).
+// In place of a BAR's number, where Description::vga: the legacy VGA ranges; the offset is the
+// legacy address (memory 0xa0000 to 0xbffff, I/O ports 0x3b0 to 0x3bb and 0x3c0 to 0x3df).
 inline constexpr unsigned kVgaRanges = 8;
 
 enum class InterruptMode : std::uint8_t { none, intx, msi, msix };
@@ -83,17 +84,19 @@ class Port {
  public:
   virtual ~Port() = default;
 
-  // Memory behind the mappable parts of a BAR, the whole BAR's size from its offset 0; empty if nothing of it
-  // is mappable. Clients write it at any time: read it with atomics, once.
+  // Memory behind the mappable parts of a BAR, the whole BAR's size from its offset 0; empty if
+  // nothing of it is mappable. Clients write it at any time: read it with atomics, once.
   [[nodiscard]] virtual std::span<std::byte> bar_memory(unsigned bar) = 0;
 
-  // A DMA engine; one for each thread or queue. Accesses fail with EACCES while the function is no bus
-  // master. Fails itself (ENXIO) while nobody has the function open. Drop it before reset() returns.
+  // A DMA engine; one for each thread or queue. Accesses fail with EACCES while the function is no
+  // bus master. Fails itself (ENXIO) while nobody has the function open. Drop it before reset()
+  // returns.
   [[nodiscard]] virtual Result<vfio::Dma> dma() = 0;
 
   // What the driver has enabled now. It may change at any time.
   [[nodiscard]] virtual InterruptMode interrupt_mode() = 0;
-  // Sends message `vector` by MSI or MSI-X, whichever is on; lost if neither is (or the vector is not).
+  // Sends message `vector` by MSI or MSI-X, whichever is on; lost if neither is (or the vector is
+  // not).
   virtual void raise(unsigned vector) = 0;
   // Level of the interrupt pin.
   virtual void set_intx(bool asserted) = 0;
@@ -105,20 +108,21 @@ class Model {
   virtual ~Model() = default;
 
   [[nodiscard]] virtual const Description& description() const = 0;
-  // Called once, before anything else. Threads come later, with the first access or bus_master_changed(true).
+  // Called once, before anything else. Threads come later, with the first access or
+  // bus_master_changed(true).
   virtual void connect(Port& port) = 0;
 
-  // A naturally aligned access of 1, 2, 4 or 8 bytes inside the BAR, in a part that is neither mappable
-  // (but for trap_unmapped) nor MSI-X table or pending bits; values are little-endian numbers. Only while
-  // decoding is enabled, and never beside reset().
+  // A naturally aligned access of 1, 2, 4 or 8 bytes inside the BAR, in a part that is neither
+  // mappable (but for trap_unmapped) nor MSI-X table or pending bits; values are little-endian
+  // numbers. Only while decoding is enabled, and never beside reset().
   [[nodiscard]] virtual std::uint64_t read_bar(unsigned bar, std::uint64_t offset,
                                                unsigned width) = 0;
   virtual void write_bar(unsigned bar, std::uint64_t offset, unsigned width,
                          std::uint64_t value) = 0;
 
-  // Function reset (FLR, D3hot -> D0, hot reset, first open, last close): registers and bar_memory as after
-  // power-on. On return no DMA is under way, no vfio::Dma or hold of the model's exists, and its threads touch
-  // neither until a register access starts them again.
+  // Function reset (FLR, D3hot -> D0, hot reset, first open, last close): registers and bar_memory
+  // as after power-on. On return no DMA is under way, no vfio::Dma or hold of the model's exists,
+  // and its threads touch neither until a register access starts them again.
   virtual void reset() = 0;
 
   // The driver has turned bus mastering on or off (command register).

@@ -46,9 +46,10 @@ Result<EventFd> EventFd::create() {
 EventFd::EventFd(Fd fd) : fd_(std::move(fd)) { prepare_to_signal(); }
 
 void EventFd::signal() const {
-  if (signal_without_waiting(fd_.get())) [[likely]] return;
-  // Without AIO the counter is looked at first. It can fill up before the write, which then waits for
-  // the client if the file blocks; there is nothing better.
+  if (signal_without_waiting(fd_.get())) [[likely]]
+    return;
+  // Without AIO the counter is looked at first. It can fill up before the write, which then waits
+  // for the client if the file blocks; there is nothing better.
   if ((fcntl(fd_.get(), F_GETFL) & O_NONBLOCK) == 0) {
     pollfd ready{.fd = fd_.get(), .events = POLLOUT, .revents = 0};
     if (poll(&ready, 1, 0) != 1) return;

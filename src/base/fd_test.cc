@@ -55,8 +55,8 @@ TEST(EventFd, NeverBlocksOnAFullCounter) {
   EXPECT_GE(count, UINT64_MAX - 1);
 }
 
-// It does not look at the counter first, so a client cannot fill it in between: that one step does it all
-// shows in an overflow, which no write(2) can cause.
+// It does not look at the counter first, so a client cannot fill it in between: that one step does
+// it all shows in an overflow, which no write(2) can cause.
 TEST(EventFd, IsSignalledInOneStep) {
   const Fd raw(eventfd(0, 0));
   ASSERT_EQ(eventfd_write(raw.get(), UINT64_MAX - 1), 0);
@@ -105,7 +105,8 @@ TEST(EventFd, SignalsAfterAFork) {
 }
 
 TEST(EventFd, ConsumesWithoutBlocking) {
-  const EventFd event = *EventFd::from(Fd(eventfd(0, EFD_CLOEXEC)));  // blocking, as a client may choose
+  const EventFd event =
+      *EventFd::from(Fd(eventfd(0, EFD_CLOEXEC)));  // blocking, as a client may choose
   EXPECT_FALSE(event.consume());
   event.signal();
   event.signal();

@@ -8,9 +8,9 @@
 
 namespace uvfio::inspect {
 
-// Containers with their domains, mappings and pins; groups and devices; accounts; IOMMU units and their
-// faults. Each part is of one moment, the whole is not. Addresses and sizes are strings ("0x1000"), because not
-// every reader of JSON has integers of 64 bits. The layout is in uvfio(1).
+// Containers with their domains, mappings and pins; groups and devices; accounts; IOMMU units and
+// their faults. Each part is of one moment, the whole is not. Addresses and sizes are strings
+// ("0x1000"), because not every reader of JSON has integers of 64 bits. The layout is in uvfio(1).
 [[nodiscard]] nlohmann::ordered_json to_json(Host& host);
 
 // The same as text, from the JSON.

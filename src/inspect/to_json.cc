@@ -148,7 +148,8 @@ Json to_json(Host& host) {
   std::map<std::string, std::shared_ptr<iommu::Unit>> units;
   for (const auto& group : host.vfio().groups()) {
     json["groups"].push_back(json_of(*group));
-    if (const auto& unit = group->iommu_group().unit()) units.emplace(unit->properties().name, unit);
+    if (const auto& unit = group->iommu_group().unit())
+      units.emplace(unit->properties().name, unit);
   }
   for (const auto& [key, space] : spaces) json["accounts"].push_back(json_of(*space));
   for (const auto& [name, unit] : units) json["iommu_units"].push_back(json_of(*unit));

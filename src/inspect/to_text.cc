@@ -16,7 +16,9 @@ void print(Out& out, fmt::format_string<Args...> format, Args&&... args) {
   fmt::format_to(std::back_inserter(out), format, std::forward<Args>(args)...);
 }
 
-std::string word(const Json& json) { return json.is_string() ? json.get<std::string>() : json.dump(); }
+std::string word(const Json& json) {
+  return json.is_string() ? json.get<std::string>() : json.dump();
+}
 
 std::string words(const Json& list) {
   std::vector<std::string> all;
@@ -72,8 +74,8 @@ void print_account(Out& out, const Json& account) {
   // What no limit looks like in pages.
   constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
   const auto limit = account["limit_pages"].get<std::uint64_t>();
-  print(out, "account of {}: {} of {} pages", word(account["owner"]), word(account["charged_pages"]),
-        limit == kUnlimited ? "unlimited" : std::to_string(limit));
+  print(out, "account of {}: {} of {} pages", word(account["owner"]),
+        word(account["charged_pages"]), limit == kUnlimited ? "unlimited" : std::to_string(limit));
   for (const Json& holder : account["holders"])
     print(out, "; container {} has {}", word(holder["container"]), word(holder["pages"]));
   print(out, "\n");

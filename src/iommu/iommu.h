@@ -20,8 +20,9 @@ namespace uvfio::iommu {
 class Users;
 using vfio::Prot;
 
-// How a device's DMA reaches the client's memory, without a lock. Emulated devices share one per container;
-// a device behind an IOMMU unit has its own for each engine. Thread-safe; the IOTLB before it (vfio::Dma) is not.
+// How a device's DMA reaches the client's memory, without a lock. Emulated devices share one per
+// container; a device behind an IOMMU unit has its own for each engine. Thread-safe; the IOTLB
+// before it (vfio::Dma) is not.
 class DmaPath {
  public:
   virtual ~DmaPath() = default;
@@ -29,19 +30,20 @@ class DmaPath {
   // What it takes to write: vfio_dma_rw wants READ as well.
   [[nodiscard]] virtual Prot prot_of_write() const = 0;
 
-  // What holds at `iova`, for an access of `size` bytes with `prot` (marks pages dirty where that is
-  // tracked). Called inside an RCU read-side section; the answer holds until the section ends, and beyond
-  // it for accesses within its `prot` as long as generation() has not changed. EINVAL: nothing holds all
-  // of it. EPERM. EOPNOTSUPP: all of it is mapped, but not to one piece of memory. EAGAIN: call resolve()
-  // outside of the section and try again.
+  // What holds at `iova`, for an access of `size` bytes with `prot` (marks pages dirty where that
+  // is tracked). Called inside an RCU read-side section; the answer holds until the section ends,
+  // and beyond it for accesses within its `prot` as long as generation() has not changed. EINVAL:
+  // nothing holds all of it. EPERM. EOPNOTSUPP: all of it is mapped, but not to one piece of
+  // memory. EAGAIN: call resolve() outside of the section and try again.
   [[nodiscard]] virtual Result<vfio::Translation> translate(std::uint64_t iova, std::uint64_t size,
                                                             Prot prot) = 0;
-  // As translate, for memory that is used beyond the section: an unmap waits until the caller has left
-  // `users`, which this enters. EOPNOTSUPP: reached by copy only.
+  // As translate, for memory that is used beyond the section: an unmap waits until the caller has
+  // left `users`, which this enters. EOPNOTSUPP: reached by copy only.
   [[nodiscard]] virtual Result<std::byte*> hold(std::uint64_t iova, std::uint64_t size, Prot prot,
                                                 Users*& users) = 0;
   [[nodiscard]] virtual Status resolve(std::uint64_t iova) = 0;
-  // A translation or hold that failed with `error` was all that the device wanted: for the fault records.
+  // A translation or hold that failed with `error` was all that the device wanted: for the fault
+  // records.
   virtual void report_refused(std::uint64_t iova, std::uint64_t size, Prot prot, Errno error) {
     static_cast<void>(iova), static_cast<void>(size), static_cast<void>(prot),
         static_cast<void>(error);

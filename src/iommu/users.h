@@ -6,8 +6,8 @@
 
 namespace uvfio::iommu {
 
-// A count of users that its owner can wait for. New ones come only while a reader can find the thing (in
-// an RCU section); the owner hides it first. Thread-safe.
+// A count of users that its owner can wait for. New ones come only while a reader can find the
+// thing (in an RCU section); the owner hides it first. Thread-safe.
 class Users {
  public:
   void enter() { count_.fetch_add(1, std::memory_order_acquire); }

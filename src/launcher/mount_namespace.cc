@@ -21,15 +21,11 @@
 namespace uvfio::launcher {
 namespace {
 
-// See MachineEntry. A new mediated device or PCI function adds an entry to each of them but mdev_bus,
-// where parents are, and drivers, whose directories list devices.
+// See MachineEntry. A new mediated device or PCI function adds an entry to each of them but
+// mdev_bus, where parents are, and drivers, whose directories list devices.
 constexpr std::array<std::string_view, 6> kLive{
-    "bus/mdev/devices",
-    "bus/pci/devices",
-    "bus/pci/drivers",
-    "class/mdev_bus",
-    "class/vfio-dev",
-    "kernel/iommu_groups",
+    "bus/mdev/devices", "bus/pci/devices", "bus/pci/drivers",
+    "class/mdev_bus",   "class/vfio-dev",  "kernel/iommu_groups",
 };
 
 bool is_live(std::string_view path) {
@@ -110,7 +106,7 @@ void show_in_live_directory(const Fd& machine, const Fd& live) {
     const auto place = places.find(name);
     if (type != DT_DIR || place == places.end() || place->second != DT_DIR) continue;
     if (!entries_of(open_path(live, name)).empty()) continue;  // not lent: one of ours
-    static_cast<void>(bind(machine, name, live));  // as in merge()
+    static_cast<void>(bind(machine, name, live));              // as in merge()
   }
 }
 
@@ -128,8 +124,7 @@ Outcome<void> merge(const Fd& machine, const Fd& server, const Fd& to, const std
     const auto found = theirs.find(name);
     const bool both = type == DT_DIR && found != theirs.end() && found->second == DT_DIR;
     const Fd machine_below = both ? open_path(machine, name) : Fd();
-    if (!both || is_live(below) ||
-        entries_of(machine_below).empty()) {
+    if (!both || is_live(below) || entries_of(machine_below).empty()) {
       if (auto shown = show(server, name, type, to); !shown) return shown;
       if (both) show_in_live_directory(machine_below, open_path(to, name));
       continue;
@@ -222,7 +217,8 @@ Outcome<void> enter_mount_namespace() {
   if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
     if (errno == EINVAL) {
       return failure(
-          "cannot make the mounts private: the root directory is not a mount point, as in a chroot. "
+          "cannot make the mounts private: the root directory is not a mount point, as in a "
+          "chroot. "
           "Make it one first: mount --rbind DIRECTORY DIRECTORY && chroot DIRECTORY");
     }
     // Where a security module lets a namespace be made but gives no rights in it, this is the first

@@ -26,9 +26,9 @@ class Program {
  public:
   using Environment = std::vector<std::pair<std::string, std::string>>;
 
-  // Makes the process, which waits for go(). The program's name comes first in `arguments`; it is looked
-  // for in PATH. Only while this process has a single thread: then the child may do what it likes before
-  // it executes the program, and no other thread gets the signals.
+  // Makes the process, which waits for go(). The program's name comes first in `arguments`; it is
+  // looked for in PATH. Only while this process has a single thread: then the child may do what it
+  // likes before it executes the program, and no other thread gets the signals.
   [[nodiscard]] static Outcome<Program> fork(const std::vector<std::string>& arguments);
   Program(Program&& other) noexcept
       : pid_(std::exchange(other.pid_, -1)), socket_(std::move(other.socket_)) {}
@@ -38,9 +38,9 @@ class Program {
   // been answered.
   ~Program();
 
-  // Lays the server's directories over the machine's (mount_namespace.h), installs the seccomp filter
-  // in the process and lets it execute the program, with `environment` added to ours. The result is the
-  // filter's listener.
+  // Lays the server's directories over the machine's (mount_namespace.h), installs the seccomp
+  // filter in the process and lets it execute the program, with `environment` added to ours. The
+  // result is the filter's listener.
   [[nodiscard]] Outcome<Fd> go(const Fd& server_root, const Environment& environment);
 
   // Waits for the end of the program. Returns the exit status of `uvfio run`.

@@ -82,33 +82,33 @@ void raise_file_limit() {
 
 // /sys/module/vfio_iommu_type1/parameters, as far as the kernel has them.
 nodes::Server::Options::Attributes type1_attributes(Host& host) {
-  nodes::Server::Options::Attributes attributes{
-      .path = "sys/module/vfio_iommu_type1/parameters", .attributes = {}};
+  nodes::Server::Options::Attributes attributes{.path = "sys/module/vfio_iommu_type1/parameters",
+                                                .attributes = {}};
   for (const std::string_view name : iommu::type1::Parameters::kNames) {
-    attributes.attributes.push_back(
-        {.name = std::string(name),
-         .mode = 0644,
-         .show = [&host, name]() -> Result<std::string> {
-           auto text = host.type1_parameters().show(name);
-           if (text) text->push_back('\n');
-           return text;
-         },
-         .store = [&host, name](std::string_view text) {
-           return host.type1_parameters().store(name, text);
-         }});
+    attributes.attributes.push_back({.name = std::string(name),
+                                     .mode = 0644,
+                                     .show = [&host, name]() -> Result<std::string> {
+                                       auto text = host.type1_parameters().show(name);
+                                       if (text) text->push_back('\n');
+                                       return text;
+                                     },
+                                     .store =
+                                         [&host, name](std::string_view text) {
+                                           return host.type1_parameters().store(name, text);
+                                         }});
   }
   return attributes;
 }
 
 std::string state_of(Host& host) {
-  return inspect::to_json(host).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return inspect::to_json(host).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
+         "\n";
 }
 
 Outcome<int> try_run(const RunOptions& options) {
   // What does not need the program's process comes first, so that mistakes are told at once.
   Host host(first_free_group());
-  if (auto set = apply(options.topology.type1, host); !set)
-    return std::unexpected(set.error());
+  if (auto set = apply(options.topology.type1, host); !set) return std::unexpected(set.error());
   const auto models = add_models(host, options.models);
   if (!models) return std::unexpected(models.error());
   Environment environment;

@@ -130,7 +130,8 @@ Outcome<Topology> parse_topology(std::string_view text, std::string_view name) {
     }
     const auto kind = kinds.find(key.str());
     if (kind == kinds.end()) {
-      return failure_at(name, node, "unknown key \"{}\"; known are [[iommu]], [[mdev]], [[pci]] and [type1]",
+      return failure_at(name, node,
+                        "unknown key \"{}\"; known are [[iommu]], [[mdev]], [[pci]] and [type1]",
                         key.str());
     }
     const auto* tables = node.as_array();

@@ -229,8 +229,7 @@ TEST_F(PciFunctionsTest, MistakesAreTold) {
   EXPECT_THAT(create("[[pci]]\nmodel='x'").error(), HasSubstr("there is no PCI model \"x\""));
   EXPECT_THAT(create("[[pci]]\nmodel='edu'\nz=1").error(), HasSubstr("edu has no key \"z\""));
   EXPECT_THAT(create("[[pci]]\nmodel='edu'\niommu='z'").error(), HasSubstr("no IOMMU \"z\""));
-  EXPECT_THAT(create("[[iommu]]\nname='a'\n[[iommu]]\nname='a'").error(),
-              HasSubstr("given twice"));
+  EXPECT_THAT(create("[[iommu]]\nname='a'\n[[iommu]]\nname='a'").error(), HasSubstr("given twice"));
   EXPECT_THAT(create(R"(
 [[iommu]]
 name = "a"

@@ -15,9 +15,7 @@ namespace {
 class OwnAddressSpace final : public AddressSpace {
  public:
   [[nodiscard]] bool alive() const override { return true; }
-  [[nodiscard]] std::string name() const override {
-    return "process " + std::to_string(getpid());
-  }
+  [[nodiscard]] std::string name() const override { return "process " + std::to_string(getpid()); }
 
   // Through the kernel rather than by memcpy: a bad address is an error then, not the end of us.
   [[nodiscard]] Status read(std::uint64_t vaddr, std::span<std::byte> data) override {

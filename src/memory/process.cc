@@ -50,8 +50,8 @@ Result<pid_t> thread_group_of(pid_t tid) {
 }
 
 bool thread_is_killed(pid_t tid) {
-  // Whatever ends a process, also an exit of another thread, leaves SIGKILL with each thread that is still
-  // there.
+  // Whatever ends a process, also an exit of another thread, leaves SIGKILL with each thread that
+  // is still there.
   const auto pending = status_number(tid, "\nSigPnd:\t", 16);
   return pending ? (*pending & (std::uint64_t{1} << (SIGKILL - 1))) != 0
                  : pending.error() == Errno{ESRCH};

@@ -42,8 +42,8 @@ class ProcessTable {
 // The thread group (process id) of a thread. ESRCH.
 [[nodiscard]] Result<pid_t> thread_group_of(pid_t tid);
 
-// Is the thread on its way out, by a signal that it cannot resist, though some system call keeps it?
-// Reading is all that this takes. True if there is no such thread.
+// Is the thread on its way out, by a signal that it cannot resist, though some system call keeps
+// it? Reading is all that this takes. True if there is no such thread.
 [[nodiscard]] bool thread_is_killed(pid_t tid);
 
 // One-shot copies for a thread that is blocked in a request (copy_from_user, copy_to_user). The
@@ -53,8 +53,8 @@ class ProcessTable {
 [[nodiscard]] Status copy_to_thread(pid_t tid, std::uint64_t vaddr,
                                     std::span<const std::byte> data);
 
-// copy_to_thread for a thread that may be killed meanwhile: nothing is written unless `still()`, asked when its
-// memory is in our hands whatever becomes of its number. Slower. EFAULT also if not.
+// copy_to_thread for a thread that may be killed meanwhile: nothing is written unless `still()`,
+// asked when its memory is in our hands whatever becomes of its number. Slower. EFAULT also if not.
 [[nodiscard]] Status copy_to_thread_if(pid_t tid, std::uint64_t vaddr,
                                        std::span<const std::byte> data,
                                        const std::function<bool()>& still);

@@ -13,7 +13,8 @@ void CloseWatch::add(const Fd& root, const char* path) {
   const bool first = !inotify_;
   if (first) inotify_.reset(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
   const std::string directory = fmt::format("/proc/self/fd/{}/{}", root.get(), path);
-  const bool added = inotify_ && inotify_add_watch(inotify_.get(), directory.c_str(), IN_CLOSE) >= 0;
+  const bool added =
+      inotify_ && inotify_add_watch(inotify_.get(), directory.c_str(), IN_CLOSE) >= 0;
   complete_.store(added && (first || complete_.load()));
 }
 

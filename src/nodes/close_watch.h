@@ -7,19 +7,20 @@
 
 namespace uvfio::nodes {
 
-// FUSE tells of the last close of a file some time after close(2) has returned; inotify does before. So a
-// request that was made after a close finds it here, at the price of one short system call, and knows
-// that a RELEASE may still be on its way. Thread-safe.
+// FUSE tells of the last close of a file some time after close(2) has returned; inotify does
+// before. So a request that was made after a close finds it here, at the price of one short system
+// call, and knows that a RELEASE may still be on its way. Thread-safe.
 class CloseWatch {
  public:
-  // Watches the files in directory `path` below `root`. Without watches, or where one cannot be had,
-  // there may always have been a close.
+  // Watches the files in directory `path` below `root`. Without watches, or where one cannot be
+  // had, there may always have been a close.
   void add(const Fd& root, const char* path);
 
   // May a file have been closed whose RELEASE nobody has waited for?
   [[nodiscard]] bool may_have_closed() const;
 
-  // Taken by whoever waits for the RELEASEs of all closes so far; until it is done, others must do so, too.
+  // Taken by whoever waits for the RELEASEs of all closes so far; until it is done, others must do
+  // so, too.
   class Wait {
    public:
     explicit Wait(CloseWatch& watch);

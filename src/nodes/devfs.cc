@@ -35,8 +35,8 @@ void Devfs::group_added(const std::shared_ptr<vfio::Group>& group) {
   if (groups_.contains(group.get())) {
     return;
   }
-  auto node = directory_->add_device(
-      group->node_name(), {.mode = 0600, .ties = {.group = group.get()}}, opener);
+  auto node = directory_->add_device(group->node_name(),
+                                     {.mode = 0600, .ties = {.group = group.get()}}, opener);
   if (!node) {
     spdlog::error("nodes: /dev/vfio/{} is there already", group->node_name());
     return;

@@ -10,8 +10,8 @@
 
 #include <array>
 #include <chrono>
-#include <cstdarg>
 #include <condition_variable>
+#include <cstdarg>
 #include <cstring>
 #include <new>
 #include <optional>
@@ -147,7 +147,8 @@ class FuseServer::Impl {
 
   void settle_data(Handle& target) {
     OpenNode* const node = target.node();
-    if (node != nullptr && node->settled_data()) [[unlikely]] workers_->settle(node->ties());
+    if (node != nullptr && node->settled_data()) [[unlikely]]
+      workers_->settle(node->ties());
   }
   void settle_errands(const Ties& ties) {
     errands_.wait();
@@ -276,8 +277,8 @@ struct Entry<Member> {
 }  // namespace
 
 FuseServer::Impl::~Impl() {
-  // The last questions need workers, the last workers need the pills' file. Only then are the clients'
-  // files dropped, which is what slow requests wait for.
+  // The last questions need workers, the last workers need the pills' file. Only then are the
+  // clients' files dropped, which is what slow requests wait for.
   asking_.join();
   if (workers_) {
     if (!control_) {
@@ -654,9 +655,8 @@ void FuseServer::Impl::write_slowly(fuse_req_t request, Handle& target,
   {
     const std::lock_guard lock(slow_mutex_);
     number = next_slow_++;
-    slow_writes_[number] = {.request = request,
-                            .client = fuse_req_ctx(request)->pid,
-                            .channel = workers_->channel()};
+    slow_writes_[number] = {
+        .request = request, .client = fuse_req_ctx(request)->pid, .channel = workers_->channel()};
     // May call back at once; under the lock, so that nobody answers, and thereby frees, the request
     // meanwhile.
     fuse_req_interrupt_func(
@@ -694,17 +694,16 @@ void FuseServer::Impl::write_slowly(fuse_req_t request, Handle& target,
   }
 }
 
-std::optional<FuseServer::Impl::SlowWrite> FuseServer::Impl::take_slow_write(
-    std::uint64_t number) {
+std::optional<FuseServer::Impl::SlowWrite> FuseServer::Impl::take_slow_write(std::uint64_t number) {
   const std::lock_guard lock(slow_mutex_);
   const auto node = slow_writes_.extract(number);
   slow_taken_.notify_all();
   return node ? std::optional(std::move(node.mapped())) : std::nullopt;
 }
 
-// A client that is killed does not get its answer any more, but the kernel keeps it until it has one - and
-// with it its files, for which the write may be waiting. So it gets one, and the write goes on without it.
-// True: it is answered, now or before.
+// A client that is killed does not get its answer any more, but the kernel keeps it until it has
+// one - and with it its files, for which the write may be waiting. So it gets one, and the write
+// goes on without it. True: it is answered, now or before.
 bool FuseServer::Impl::give_up_if_killed(std::uint64_t number) {
   pid_t client = 0;
   {
@@ -725,8 +724,8 @@ bool FuseServer::Impl::give_up_if_killed(std::uint64_t number) {
   return true;
 }
 
-// Some signal has come to the client. The kernel says so only once: whether a deadly one follows a harmless
-// one has to be looked at from time to time. Called with locks of libfuse held.
+// Some signal has come to the client. The kernel says so only once: whether a deadly one follows a
+// harmless one has to be looked at from time to time. Called with locks of libfuse held.
 void FuseServer::Impl::slow_write_interrupted(std::uint64_t number) {
   static_cast<void>(slow_.start([this, number] {
     constexpr auto kPeriod = std::chrono::milliseconds(100);
@@ -822,8 +821,8 @@ void FuseServer::Impl::ioctl(fuse_req_t request, fuse_ino_t, unsigned command, v
     reply(request, node->ioctl(thread, command, number));
     return;
   }
-  // The reply lets the client run on, and what it closes then has to be closed: so nothing of its file
-  // may be held any longer at that moment, not even by the task.
+  // The reply lets the client run on, and what it closes then has to be closed: so nothing of its
+  // file may be held any longer at that moment, not even by the task.
   Lanes::Task task = [request, thread, command, number, handle = target.shared_from_this(),
                       channel = workers_->channel()]() mutable {
     const WorkerPool::Borrow borrow(channel);

@@ -41,12 +41,12 @@ class FuseServer {
 
   // Work that holds files of clients; see errands.h.
   [[nodiscard]] Errands& errands();
-  // For the opener of a node that is busy: on return, what clients have closed of what shares `ties` is
-  // closed, and what was done for those that were killed is over.
+  // For the opener of a node that is busy: on return, what clients have closed of what shares
+  // `ties` is closed, and what was done for those that were killed is over.
   void settle_errands(const Ties& ties);
 
-  // Says that the device nodes in directory `path` are closed by clients: what depends on closes is quick
-  // as long as nothing there was. Once for each such directory, before the first client.
+  // Says that the device nodes in directory `path` are closed by clients: what depends on closes is
+  // quick as long as nothing there was. Once for each such directory, before the first client.
   void watch_closes(const char* path);
 
   // The open behind `fd`, a descriptor of this process. EBADF: not open, or O_PATH. EBADFD: not a

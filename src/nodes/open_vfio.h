@@ -22,8 +22,8 @@ class OpenContainer final : public OpenNode {
  private:
   Clients& clients_;
   const std::shared_ptr<vfio::Container> container_;
-  // Who mapped last: likely to map again, also after the last UNMAP, and found quickly as long as somebody
-  // has it.
+  // Who mapped last: likely to map again, also after the last UNMAP, and found quickly as long as
+  // somebody has it.
   std::mutex mutex_;
   std::shared_ptr<memory::AddressSpace> mapper_;
 };

@@ -13,9 +13,11 @@ namespace {
 Status or_efault(Status status) {
   if (!status) {
     static std::atomic<bool> said = false;
-    if ((status.error() == Errno{EACCES} || status.error() == Errno{EPERM}) && !said.exchange(true)) {
+    if ((status.error() == Errno{EACCES} || status.error() == Errno{EPERM}) &&
+        !said.exchange(true)) {
       spdlog::error(
-          "nodes: the memory of a client may not be accessed: run uvfio with CAP_SYS_PTRACE, or set "
+          "nodes: the memory of a client may not be accessed: run uvfio with CAP_SYS_PTRACE, or "
+          "set "
           "kernel.yama.ptrace_scope to 0 or 1");
     }
     return fail(EFAULT);

@@ -57,7 +57,8 @@ bool receive_message(int socket, void* data, std::size_t size, Fd& fd) {
   return received == static_cast<ssize_t>(size);
 }
 
-// ThreadSanitizer takes equal numbers in two tables for one descriptor: there the table stays common.
+// ThreadSanitizer takes equal numbers in two tables for one descriptor: there the table stays
+// common.
 #ifdef UVFIO_TSAN
 constexpr bool kOwnTable = false;
 #else
@@ -79,7 +80,7 @@ bool leave_descriptors(int one, int other) {
 }  // namespace
 
 struct SelfClient::Request {
-  bool open = false;     // else ioctl on the descriptor that comes along
+  bool open = false;      // else ioctl on the descriptor that comes along
   unsigned argument = 0;  // flags, or command
   std::array<char, 64> path{};
 };

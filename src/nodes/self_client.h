@@ -12,11 +12,11 @@
 
 namespace uvfio::nodes {
 
-// A thread that waits for an answer from its own process is stuck when the process is killed: nobody is
-// left to answer, and the connection is aborted only when the last descriptor of /dev/fuse is closed -
-// which this thread, not able to exit, would keep open. So it has a table of descriptors of its own,
-// without those: the others exit, the connection dies, and with it the wait. Thread-safe; requests are
-// made one at a time. Not for threads that serve requests.
+// A thread that waits for an answer from its own process is stuck when the process is killed:
+// nobody is left to answer, and the connection is aborted only when the last descriptor of
+// /dev/fuse is closed - which this thread, not able to exit, would keep open. So it has a table of
+// descriptors of its own, without those: the others exit, the connection dies, and with it the
+// wait. Thread-safe; requests are made one at a time. Not for threads that serve requests.
 class SelfClient {
  public:
   SelfClient() = default;

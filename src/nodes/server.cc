@@ -184,8 +184,7 @@ void add_file(Directory& tree, const Server::Options::File& file) {
   const auto slash = file.path.rfind('/');
   const auto parent = tree.make_path(std::string_view(file.path).substr(0, slash));
   if (!parent) return;
-  const auto opener = [contents = file.contents](pid_t,
-                                                 int) -> Result<std::shared_ptr<OpenNode>> {
+  const auto opener = [contents = file.contents](pid_t, int) -> Result<std::shared_ptr<OpenNode>> {
     return std::make_shared<OpenText>(contents());
   };
   static_cast<void>((*parent)->add_device(file.path.substr(slash + 1), {.mode = 0400}, opener));

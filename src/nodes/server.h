@@ -66,9 +66,9 @@ class Server {
   // not be called from a thread that serves requests.
   [[nodiscard]] virtual OpenFile identify(const Fd& fd) = 0;
 
-  // To be held while this process works for a client that does not wait for it when it is killed, from
-  // before its files are looked at until none of them is held any more. `wanted`: does it still wait? Called
-  // by any thread.
+  // To be held while this process works for a client that does not wait for it when it is killed,
+  // from before its files are looked at until none of them is held any more. `wanted`: does it
+  // still wait? Called by any thread.
   [[nodiscard]] virtual std::shared_ptr<const void> errand(std::function<bool()> wanted) = 0;
 
   // A descriptor for an object of the core, ready to be handed to a client. The descriptor's last

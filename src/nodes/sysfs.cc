@@ -226,8 +226,7 @@ void Sysfs::device_removed(const std::shared_ptr<mdev::Device>& device) {
   remove_nodes(std::move(nodes.until_removed));
 }
 
-void Sysfs::add_emulated_group(SysfsBuilder& builder,
-                               const std::shared_ptr<vfio::Group>& group) {
+void Sysfs::add_emulated_group(SysfsBuilder& builder, const std::shared_ptr<vfio::Group>& group) {
   const std::string path = "kernel/iommu_groups/" + std::to_string(group->id());
   const auto directory = builder.directory(path);
   builder.attribute(*directory, constant("name", "vfio-noiommu\n"));

@@ -14,7 +14,8 @@
 namespace uvfio::nodes {
 namespace {
 
-constexpr std::array<std::string_view, 4> kKinds{"container", "group", "device", "migration stream"};
+constexpr std::array<std::string_view, 4> kKinds{"container", "group", "device",
+                                                 "migration stream"};
 
 struct Command {
   FileKind kind;

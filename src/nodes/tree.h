@@ -27,16 +27,14 @@ namespace uvfio::nodes {
 
 class Directory;
 
-// What the state of an open file hangs on, by identity; null: nothing. What a request is answered may depend
-// on closes of files that share either.
+// What the state of an open file hangs on, by identity; null: nothing. What a request is answered
+// may depend on closes of files that share either.
 struct Ties {
   const void* group = nullptr;
   const void* container = nullptr;
   bool anything = false;  // it is not known with what
 
-  [[nodiscard]] bool none() const {
-    return group == nullptr && container == nullptr && !anything;
-  }
+  [[nodiscard]] bool none() const { return group == nullptr && container == nullptr && !anything; }
   [[nodiscard]] bool shared_with(const Ties& other) const {
     return anything || other.anything || (group != nullptr && group == other.group) ||
            (container != nullptr && container == other.container);
@@ -118,8 +116,8 @@ class Node : public std::enable_shared_from_this<Node> {
   const std::weak_ptr<Directory> parent_;
   const timespec born_;
   std::atomic<unsigned> mode_;
-  // Who runs the server: root, or the one user that there is in an ordinary user's namespace. (Root's
-  // nodes could not be opened for writing there, whatever their mode.)
+  // Who runs the server: root, or the one user that there is in an ordinary user's namespace.
+  // (Root's nodes could not be opened for writing there, whatever their mode.)
   std::atomic<uid_t> uid_{geteuid()};
   std::atomic<gid_t> gid_{getegid()};
   std::atomic<bool> removed_{false};

@@ -103,9 +103,9 @@ ssize_t WorkerPool::receive(void* buffer, std::size_t size) {
   if (worker != nullptr && result >= static_cast<ssize_t>(sizeof(fuse_in_header))) {
     fuse_in_header header{};
     std::memcpy(&header, buffer, sizeof(header));
-    worker->release.store(header.opcode == FUSE_RELEASE ? Worker::Release::of_unknown
-                                                        : Worker::Release::none,
-                          std::memory_order_relaxed);
+    worker->release.store(
+        header.opcode == FUSE_RELEASE ? Worker::Release::of_unknown : Worker::Release::none,
+        std::memory_order_relaxed);
     worker->stamp.fetch_add(1, std::memory_order_release);
   }
   return result;

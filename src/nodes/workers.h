@@ -35,8 +35,8 @@ struct Channel {
 // It also restores an order that FUSE loses. The kernel queues RELEASE when the last descriptor of
 // a file is closed, but does not wait for it: what the client does next may be read by another
 // worker and overtake it, so that a group that was just closed would still be busy. settle() closes
-// the gap: on return, every RELEASE that was queued before the current request, and that the answer may
-// depend on, has been served.
+// the gap: on return, every RELEASE that was queued before the current request, and that the answer
+// may depend on, has been served.
 //
 // No client gets all workers, see fair_share.h.
 class WorkerPool {
@@ -73,10 +73,11 @@ class WorkerPool {
     std::shared_ptr<Channel> previous_;
   };
 
-  // Must not be called while serving a RELEASE. Cheap unless somebody has closed a file meanwhile; then it
-  // takes some microseconds for each idle worker.
+  // Must not be called while serving a RELEASE. Cheap unless somebody has closed a file meanwhile;
+  // then it takes some microseconds for each idle worker.
   void settle(const Ties& ties);
-  // Says what the RELEASE that this worker is about to serve has to do with; nobody waits for it before.
+  // Says what the RELEASE that this worker is about to serve has to do with; nobody waits for it
+  // before.
   static void releases(const Ties& ties);
   [[nodiscard]] CloseWatch& closes() { return closes_; }
 

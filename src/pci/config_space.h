@@ -15,9 +15,9 @@ namespace uvfio::pci {
 
 struct ConfigField {
   std::uint16_t offset = 0;
-  std::uint8_t width = 0;      // bytes: 1, 2 or 4
-  std::uint32_t value = 0;     // after construction
-  std::uint32_t writable = 0;  // bits that a client can change
+  std::uint8_t width = 0;       // bytes: 1, 2 or 4
+  std::uint32_t value = 0;      // after construction
+  std::uint32_t writable = 0;   // bits that a client can change
   std::uint32_t clearable = 0;  // bits that a client clears by writing ones to them
 };
 

@@ -235,7 +235,8 @@ std::byte* Function::plain_memory(unsigned bar, std::uint64_t offset) const {
   return nullptr;
 }
 
-// A naturally aligned piece never leaves a mappable part or a structure of MSI-X: all are 8-byte aligned.
+// A naturally aligned piece never leaves a mappable part or a structure of MSI-X: all are 8-byte
+// aligned.
 std::uint64_t Function::read_piece(unsigned bar, std::uint64_t offset, unsigned width) {
   if (std::byte* const at = plain_memory(bar, offset)) return load_shared(at, width);
   if (description_.msix) {

@@ -28,8 +28,8 @@ namespace uvfio::pci {
 // resets), the model's own, interrupts, the sink's own.
 class Function final : private Port {
  public:
-  // Connects the model and resets it. EINVAL: its description contradicts itself or PCI (said in the
-  // log). Otherwise what memfd_create and mmap say.
+  // Connects the model and resets it. EINVAL: its description contradicts itself or PCI (said in
+  // the log). Otherwise what memfd_create and mmap say.
   [[nodiscard]] static Result<std::unique_ptr<Function>> create(std::unique_ptr<Model> model);
   ~Function() override;
   Function(const Function&) = delete;
@@ -40,8 +40,8 @@ class Function final : private Port {
   // --- Configuration space, the hardware's: the host's view.
 
   [[nodiscard]] std::size_t config_size() const { return map_.size; }  // bytes: 256 or 4096
-  // Any bytes; split into naturally aligned 4, 2 and 1 byte accesses. EFAULT, and nothing done, when
-  // any byte lies outside. A write may reset the function (FLR, D3hot -> D0).
+  // Any bytes; split into naturally aligned 4, 2 and 1 byte accesses. EFAULT, and nothing done,
+  // when any byte lies outside. A write may reset the function (FLR, D3hot -> D0).
   [[nodiscard]] Status config_read(std::uint64_t offset, std::span<std::byte> data);
   [[nodiscard]] Status config_write(std::uint64_t offset, std::span<const std::byte> data);
   // One register of 1, 2 or 4 bytes inside the space.
@@ -54,10 +54,10 @@ class Function final : private Port {
 
   // Bytes of BAR `bar` (0 to 5), 0 if there is none or it is the upper half of a 64-bit one.
   [[nodiscard]] std::uint64_t bar_size(unsigned bar) const;
-  // [offset, offset + size) of a BAR, in naturally aligned accesses of 8, 4, 2 and 1 bytes. EINVAL: not
-  // inside the BAR. EIO: a memory BAR that is not decoded now (command register, D3hot). I/O BARs
-  // that are not decoded read ones and drop writes. bar == kVgaRanges: `offset` is a legacy VGA address,
-  // which the caller has checked; EINVAL without Description::vga.
+  // [offset, offset + size) of a BAR, in naturally aligned accesses of 8, 4, 2 and 1 bytes. EINVAL:
+  // not inside the BAR. EIO: a memory BAR that is not decoded now (command register, D3hot). I/O
+  // BARs that are not decoded read ones and drop writes. bar == kVgaRanges: `offset` is a legacy
+  // VGA address, which the caller has checked; EINVAL without Description::vga.
   [[nodiscard]] Status bar_read(unsigned bar, std::uint64_t offset, std::span<std::byte> data);
   [[nodiscard]] Status bar_write(unsigned bar, std::uint64_t offset,
                                  std::span<const std::byte> data);
@@ -73,15 +73,16 @@ class Function final : private Port {
 
   // --- Interrupts: what a driver of the host does with them.
 
-  // Where interrupts go; nullptr: nowhere. On return the former sink is no longer called. Not with a lock
-  // held that the sink takes.
+  // Where interrupts go; nullptr: nowhere. On return the former sink is no longer called. Not with
+  // a lock held that the sink takes.
   void set_interrupt_sink(InterruptSink* sink) { interrupts_.set_sink(sink); }
   // The pin's level after DisINTx: what the sink was told last. Takes no lock.
   [[nodiscard]] bool intx_asserted() const { return interrupts_.intx_asserted(); }
   // How many vectors the hardware has: 0 or 1 for intx.
   [[nodiscard]] unsigned vectors(InterruptMode mode) const;
   // Programs the capability as pci_alloc_irq_vectors does: vectors 0 to `count` - 1 unmasked, INTx
-  // disabled. EINVAL: no such capability, or count out of range (MSI: rounded up to a power of two).
+  // disabled. EINVAL: no such capability, or count out of range (MSI: rounded up to a power of
+  // two).
   [[nodiscard]] Status enable_messages(InterruptMode mode, unsigned count);
   // MSI and MSI-X off, INTx enabled (pci_free_irq_vectors).
   void disable_messages();

@@ -1,6 +1,6 @@
-// The interrupts of an emulated vfio-pci device that is its own driver (the kernel's mtty): what SET_IRQS sets up,
-// and the eventfds that tell the client. INTx and MSI; a device uses one of them at a time. Not
-// vfio_pci::Interrupts, which stands over hardware and answers as vfio-pci does.
+// The interrupts of an emulated vfio-pci device that is its own driver (the kernel's mtty): what
+// SET_IRQS sets up, and the eventfds that tell the client. INTx and MSI; a device uses one of them
+// at a time. Not vfio_pci::Interrupts, which stands over hardware and answers as vfio-pci does.
 #pragma once
 
 #include <cstdint>

@@ -148,7 +148,8 @@ inline const Translation* Dma::cached(std::uint64_t iova, std::uint64_t size, Pr
 // only.
 inline Result<std::byte*> Dma::lookup(std::uint64_t iova, std::uint64_t size, Prot prot) {
   const Translation* entry = cached(iova, size, prot);
-  if (entry == nullptr) [[unlikely]] return lookup_anew(iova, size, prot);
+  if (entry == nullptr) [[unlikely]]
+    return lookup_anew(iova, size, prot);
   return entry->host == nullptr ? nullptr : entry->host + (iova - entry->first);
 }
 

@@ -11,8 +11,8 @@
 
 namespace uvfio::vfio {
 
-// A thread that watches eventfds and calls their handlers. It begins with the first of them and ends with this
-// object, which outlives its Virqfds. Thread-safe.
+// A thread that watches eventfds and calls their handlers. It begins with the first of them and
+// ends with this object, which outlives its Virqfds. Thread-safe.
 class EventPoller {
  public:
   EventPoller();
@@ -32,8 +32,8 @@ class EventPoller {
   std::unique_ptr<Thread> thread_;
 };
 
-// A place for one watched eventfd. Unlike the kernel's, a client that closes its eventfd does not detach it: our
-// reference keeps the file.
+// A place for one watched eventfd. Unlike the kernel's, a client that closes its eventfd does not
+// detach it: our reference keeps the file.
 class Virqfd {
  public:
   using Handler = std::function<void()>;

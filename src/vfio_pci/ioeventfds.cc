@@ -42,7 +42,8 @@ Status IoEventFds::set(const vfio::PciDevice::IoEventFd& request) {
   entry.offset = offset;
   entry.data = request.data;
   entry.width = request.width;
-  auto enabled = entry.virqfd.enable(std::move(*event), [this, &entry] { write(entry); }, poller_);
+  auto enabled = entry.virqfd.enable(
+      std::move(*event), [this, &entry] { write(entry); }, poller_);
   if (!enabled) entries_.pop_back();
   return enabled;
 }

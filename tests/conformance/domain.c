@@ -177,8 +177,7 @@ static void widths(void) {
   for (unsigned bits = 30; bits < 64; bits++) {
     check(text("bit_%u.below", bits),
           map_memory(vfio.container, kRW, memory, (1ull << bits) - kPage, kPage));
-    check(text("bit_%u.above", bits),
-          map_memory(vfio.container, kRW, memory, 1ull << bits, kPage));
+    check(text("bit_%u.above", bits), map_memory(vfio.container, kRW, memory, 1ull << bits, kPage));
   }
   uint64_t size = 0;
   long result = unmap_memory(vfio.container, VFIO_DMA_UNMAP_FLAG_ALL, 0, &size);

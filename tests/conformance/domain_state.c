@@ -1,4 +1,5 @@
-// type1 with an IOMMU behind it: taking addresses away and giving new ones, dirty pages, DMA itself.
+// type1 with an IOMMU behind it: taking addresses away and giving new ones, dirty pages, DMA
+// itself.
 
 #include <errno.h>
 #include <string.h>
@@ -141,8 +142,7 @@ static unsigned room(int container, const char* memory, unsigned most) {
 
 // The pages are counted for the process that gave the latest address.
 static void vaddr_process(void) {
-  char* const memory =
-      mmap(NULL, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  char* const memory = mmap(NULL, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   struct vfio vfio = open_pci(0, kType1v2);
   const int c = vfio.container;
   limit_locked_memory(16);
@@ -190,12 +190,11 @@ static void report_dirty(const char* name, int container, uint64_t iova, uint64_
   struct {
     struct vfio_iommu_type1_dirty_bitmap header;
     struct vfio_iommu_type1_dirty_bitmap_get get;
-  } call = {.header = {.argsz = sizeof(call), .flags = kGet},
-            .get = {.iova = iova,
-                    .size = pages * kPage,
-                    .bitmap = {.pgsize = kPage,
-                               .size = (pages + 63) / 64 * 8,
-                               .data = (void*)words}}};
+  } call = {
+      .header = {.argsz = sizeof(call), .flags = kGet},
+      .get = {.iova = iova,
+              .size = pages * kPage,
+              .bitmap = {.pgsize = kPage, .size = (pages + 63) / 64 * 8, .data = (void*)words}}};
   for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
     words[i] = old;
   }
@@ -211,8 +210,7 @@ static void report_dirty_unmap(const char* name, int container, uint64_t iova, u
                       .flags = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
                       .iova = iova,
                       .size = pages * kPage},
-            .bitmap = {
-                .pgsize = kPage, .size = (pages + 63) / 64 * 8, .data = (void*)words}};
+            .bitmap = {.pgsize = kPage, .size = (pages + 63) / 64 * 8, .data = (void*)words}};
   memset(words, 0, sizeof(words));
   long result = ioctl(container, VFIO_IOMMU_UNMAP_DMA, &call);
   check_out(name, result, "size=%#llx %s", (unsigned long long)call.unmap.size, hex(words, 32));

@@ -1,6 +1,6 @@
-// Makes every VFIO call that a mediated serial card and a direct PCI device allow, and prints what came of it, one line a
-// check. The output does not depend on the machine, so that one implementation's can be compared
-// with another's: see README.md.
+// Makes every VFIO call that a mediated serial card and a direct PCI device allow, and prints what
+// came of it, one line a check. The output does not depend on the machine, so that one
+// implementation's can be compared with another's: see README.md.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,12 +11,25 @@
 #include "pci_fixture.h"
 
 static const struct section* const kSections[] = {
-    &container_section, &group_section,  &lifetime_section, &type1_section,
-    &dirty_section,     &device_section, &irq_section,      &feature_section,
-    &migration_section, &mtty_section,   &mdev_section,     &remove_section,
+    &container_section,
+    &group_section,
+    &lifetime_section,
+    &type1_section,
+    &dirty_section,
+    &device_section,
+    &irq_section,
+    &feature_section,
+    &migration_section,
+    &mtty_section,
+    &mdev_section,
+    &remove_section,
     // Direct PCI devices
-    &domain_section,     &domain_state_section, &pci_group_section,
-    &pci_device_section, &pci_irq_section,      &pci_signal_section,
+    &domain_section,
+    &domain_state_section,
+    &pci_group_section,
+    &pci_device_section,
+    &pci_irq_section,
+    &pci_signal_section,
 };
 
 static char** selectors;

@@ -1,4 +1,5 @@
-// vfio-pci on an educational device: what it says of itself, its registers, its configuration space.
+// vfio-pci on an educational device: what it says of itself, its registers, its configuration
+// space.
 
 #include <errno.h>
 #include <setjmp.h>
@@ -23,15 +24,14 @@ static int open_device(void) { return open_pci(0, kDevice).device; }
 
 static const char* describe_device(const void* argument) {
   const struct vfio_device_info* info = argument;
-  return text("argsz=%u flags=%#x regions=%u irqs=%u", info->argsz, info->flags,
-              info->num_regions, info->num_irqs);
+  return text("argsz=%u flags=%#x regions=%u irqs=%u", info->argsz, info->flags, info->num_regions,
+              info->num_irqs);
 }
 
 static const char* describe_region(const void* argument) {
   const struct vfio_region_info* info = argument;
   return text("argsz=%u flags=%#x cap=%u size=%#llx offset=%#llx", info->argsz, info->flags,
-              info->cap_offset, (unsigned long long)info->size,
-              (unsigned long long)info->offset);
+              info->cap_offset, (unsigned long long)info->size, (unsigned long long)info->offset);
 }
 
 static const char* describe_irq(const void* argument) {
@@ -306,9 +306,12 @@ static void config(void) {
     uint64_t offset;
     size_t size;
   } kReads[] = {
-      {"one", 0, 1},        {"two", 0, 2},          {"three", 0, 3},   {"unaligned", 1, 4},
-      {"odd", 1, 2},        {"cap", 0x40, 8},       {"last", 255, 1},  {"across_end", 254, 4},
-      {"end", 256, 1},      {"far", 0x1000, 4},     {"nothing", 0, 0}, {"nothing_beyond", 300, 0},
+      {"one", 0, 1},        {"two", 0, 2},
+      {"three", 0, 3},      {"unaligned", 1, 4},
+      {"odd", 1, 2},        {"cap", 0x40, 8},
+      {"last", 255, 1},     {"across_end", 254, 4},
+      {"end", 256, 1},      {"far", 0x1000, 4},
+      {"nothing", 0, 0},    {"nothing_beyond", 300, 0},
       {"too_long", 0, 257}, {"far_above", 1u << 20, 4},
   };
   for (size_t i = 0; i < ARRAY_SIZE(kReads); i++) {
@@ -330,15 +333,33 @@ static void config_write(void) {
     uint64_t offset;
     size_t size;
   } kRegisters[] = {
-      {"vendor", 0, 2},           {"device", 2, 2},          {"command", 4, 2},
-      {"status", 6, 2},           {"revision", 8, 1},        {"class", 9, 3},
-      {"cache_line", 0xc, 1},     {"latency", 0xd, 1},       {"header_type", 0xe, 1},
-      {"bist", 0xf, 1},           {"bar_0", 0x10, 4},        {"bar_1", 0x14, 4},
-      {"bar_5", 0x24, 4},         {"cardbus", 0x28, 4},      {"subsystem", 0x2c, 4},
-      {"rom", 0x30, 4},           {"cap_pointer", 0x34, 1},  {"reserved", 0x38, 4},
-      {"line", 0x3c, 1},          {"pin", 0x3d, 1},          {"min_gnt", 0x3e, 2},
-      {"msi.id", 0x40, 2},        {"msi.control", 0x42, 2},  {"msi.address", 0x44, 4},
-      {"msi.address_high", 0x48, 4}, {"msi.data", 0x4c, 2},  {"unclaimed", 0x80, 4},
+      {"vendor", 0, 2},
+      {"device", 2, 2},
+      {"command", 4, 2},
+      {"status", 6, 2},
+      {"revision", 8, 1},
+      {"class", 9, 3},
+      {"cache_line", 0xc, 1},
+      {"latency", 0xd, 1},
+      {"header_type", 0xe, 1},
+      {"bist", 0xf, 1},
+      {"bar_0", 0x10, 4},
+      {"bar_1", 0x14, 4},
+      {"bar_5", 0x24, 4},
+      {"cardbus", 0x28, 4},
+      {"subsystem", 0x2c, 4},
+      {"rom", 0x30, 4},
+      {"cap_pointer", 0x34, 1},
+      {"reserved", 0x38, 4},
+      {"line", 0x3c, 1},
+      {"pin", 0x3d, 1},
+      {"min_gnt", 0x3e, 2},
+      {"msi.id", 0x40, 2},
+      {"msi.control", 0x42, 2},
+      {"msi.address", 0x44, 4},
+      {"msi.address_high", 0x48, 4},
+      {"msi.data", 0x4c, 2},
+      {"unclaimed", 0x80, 4},
   };
   for (size_t i = 0; i < ARRAY_SIZE(kRegisters); i++) {
     const uint64_t offset = kRegisters[i].offset;

@@ -132,11 +132,8 @@ struct vfio open_pci(unsigned n, enum stage stage) {
 // ---- type1
 
 long map_memory(int container, uint32_t flags, const void* memory, uint64_t iova, uint64_t size) {
-  struct vfio_iommu_type1_dma_map map = {.argsz = sizeof(map),
-                                         .flags = flags,
-                                         .vaddr = (uintptr_t)memory,
-                                         .iova = iova,
-                                         .size = size};
+  struct vfio_iommu_type1_dma_map map = {
+      .argsz = sizeof(map), .flags = flags, .vaddr = (uintptr_t)memory, .iova = iova, .size = size};
   return ioctl(container, VFIO_IOMMU_MAP_DMA, &map);
 }
 
@@ -184,13 +181,11 @@ void limit_locked_memory(size_t pages) {
 // ---- registers
 
 long read_config(int device, uint64_t offset, void* data, size_t size) {
-  return pread(device, data, size,
-               (off_t)(region_offset(VFIO_PCI_CONFIG_REGION_INDEX) + offset));
+  return pread(device, data, size, (off_t)(region_offset(VFIO_PCI_CONFIG_REGION_INDEX) + offset));
 }
 
 long write_config(int device, uint64_t offset, const void* data, size_t size) {
-  return pwrite(device, data, size,
-                (off_t)(region_offset(VFIO_PCI_CONFIG_REGION_INDEX) + offset));
+  return pwrite(device, data, size, (off_t)(region_offset(VFIO_PCI_CONFIG_REGION_INDEX) + offset));
 }
 
 void set_command(int device, uint16_t command) {

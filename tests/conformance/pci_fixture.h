@@ -1,5 +1,5 @@
-// What checks of direct PCI devices start from: educational devices (1234:11e8, "edu") that are bound to
-// vfio-pci, at least two with an IOMMU group each.
+// What checks of direct PCI devices start from: educational devices (1234:11e8, "edu") that are
+// bound to vfio-pci, at least two with an IOMMU group each.
 #ifndef UVFIO_TESTS_CONFORMANCE_PCI_FIXTURE_H_
 #define UVFIO_TESTS_CONFORMANCE_PCI_FIXTURE_H_
 
@@ -64,8 +64,8 @@ void set_command(int device, uint16_t command);
 uint32_t read_register(int device, uint64_t offset);
 void write_register(int device, uint64_t offset, uint32_t value);
 
-// Copies `size` bytes between memory at `iova` and the device's buffer (4 KiB at 0x40000), waits for the
-// end. Needs memory decoding and bus mastering.
+// Copies `size` bytes between memory at `iova` and the device's buffer (4 KiB at 0x40000), waits
+// for the end. Needs memory decoding and bus mastering.
 void device_reads(int device, uint64_t iova, uint32_t buffer, uint32_t size);
 void device_writes(int device, uint64_t iova, uint32_t buffer, uint32_t size);
 

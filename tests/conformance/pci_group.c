@@ -1,4 +1,5 @@
-// Groups of direct devices: containers that they join and leave, viability, devices that come and go.
+// Groups of direct devices: containers that they join and leave, viability, devices that come and
+// go.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -111,8 +112,7 @@ static void close_order(void) {
   close(vfio.device);
   vfio.group = check_fd("device_closed.open", open(pci_group_path(0), O_RDWR));
   report_status("device_closed.status", vfio.group);
-  check("device_closed.map",
-        map_memory(vfio.container, kRW, make_pages(1), 0x100000, kPage));
+  check("device_closed.map", map_memory(vfio.container, kRW, make_pages(1), 0x100000, kPage));
 }
 
 static void get_device(void) {
@@ -135,7 +135,8 @@ static void get_device(void) {
       {"other", pci_name(1)},
       {"token", text("%s vf_token=83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", name)},
       {"token_twice", text("%s vf_token=83b8f4f2-509f-382f-3c1e-e6bfe0fa1001 "
-                           "vf_token=83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", name)},
+                           "vf_token=83b8f4f2-509f-382f-3c1e-e6bfe0fa1001",
+                           name)},
       {"token_short", text("%s vf_token=83b8f4f2", name)},
       {"token_bad", text("%s vf_token=x3b8f4f2-509f-382f-3c1e-e6bfe0fa1001", name)},
       {"token_empty", text("%s vf_token=", name)},
@@ -226,8 +227,7 @@ static void binding(void) {
   check("unbind.nobody", unbind_driver("0000:7f:1f.7"));
   check("bind", bind_driver(name));
   check_value("node.again", "%d", !access(node, F_OK));
-  check("unbind.through_device",
-        write_file(pci_file(name, "driver/unbind"), name, strlen(name)));
+  check("unbind.through_device", write_file(pci_file(name, "driver/unbind"), name, strlen(name)));
   check("probe", write_file("/sys/bus/pci/drivers_probe", name, strlen(name)));
   check_value("node.probed", "%d", !access(node, F_OK));
   struct vfio vfio = open_pci(0, kDevice);

@@ -30,10 +30,8 @@ enum {
 };
 
 static long set_irqs(int device, uint32_t flags, uint32_t index, uint32_t count, int32_t fd) {
-  union irq_set set = {.header = {.argsz = sizeof(set.header),
-                                  .flags = flags,
-                                  .index = index,
-                                  .count = count}};
+  union irq_set set = {
+      .header = {.argsz = sizeof(set.header), .flags = flags, .index = index, .count = count}};
   if (flags & kEventfd) {
     memcpy(set.header.data, &fd, sizeof(fd));
     set.header.argsz += sizeof(fd);

@@ -291,8 +291,8 @@ bool round(const char* program, const char* uuid, unsigned seed) {
   return fresh_client(program, uuid) && passed;
 }
 
-// The server's least usage over some uses of it: a thread that a burst has left over ends with the next
-// requests, and its descriptors go with the ones after. What leaks never goes.
+// The server's least usage over some uses of it: a thread that a burst has left over ends with the
+// next requests, and its descriptors go with the ones after. What leaks never goes.
 Usage least_usage(pid_t server, const char* program, const char* uuid) {
   constexpr int kTries = 12;
   Usage least = measure_at_rest(server);
@@ -301,9 +301,7 @@ Usage least_usage(pid_t server, const char* program, const char* uuid) {
       std::printf("a client that looks at the server at rest failed\n");
     }
     const Usage usage = measure_at_rest(server);
-    const auto size = [](const Usage& u) {
-      return std::tuple(u.descriptor_count(), u.threads);
-    };
+    const auto size = [](const Usage& u) { return std::tuple(u.descriptor_count(), u.threads); };
     if (size(usage) < size(least)) {
       least = usage;
     }

@@ -36,8 +36,7 @@ void call_container(struct world* world) {
     const int wanted = once_in(chance, 3) ? type : usual;
     NOTE(&world->record, with("set_iommu c%u %d", c, wanted), ioctl(*fd, VFIO_SET_IOMMU, wanted));
   } else if (way < 13) {
-    NOTE(&world->record, with("extension c%u %d", c, type),
-         ioctl(*fd, VFIO_CHECK_EXTENSION, type));
+    NOTE(&world->record, with("extension c%u %d", c, type), ioctl(*fd, VFIO_CHECK_EXTENSION, type));
   } else if (way < 14) {
     NOTE(&world->record, with("version c%u", c), ioctl(*fd, VFIO_GET_API_VERSION));
   } else if (way < 15) {

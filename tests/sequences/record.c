@@ -8,8 +8,7 @@
 enum { kLineSize = 512 };
 
 void start_record(struct record* record, bool print) {
-  *record = (struct record){
-      .hash = EMPTY_HASH, .print = print, .old_errnos = record->old_errnos};
+  *record = (struct record){.hash = EMPTY_HASH, .print = print, .old_errnos = record->old_errnos};
 }
 
 uint64_t hash_bytes(uint64_t hash, const void* bytes, size_t size) {

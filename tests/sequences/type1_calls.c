@@ -6,9 +6,7 @@
 #include "../../include/uvfio/vfio_compat.h"
 #include "world.h"
 
-static unsigned pick_container(struct world* world) {
-  return once_in(&world->chance, 5) ? 1 : 0;
-}
+static unsigned pick_container(struct world* world) { return once_in(&world->chance, 5) ? 1 : 0; }
 
 // The right argsz, most of the time.
 static uint32_t pick_argsz(struct world* world, uint32_t right) {
@@ -45,7 +43,10 @@ static void map(struct world* world) {
 
 static void unmap(struct world* world) {
   static const uint32_t kOddFlags[] = {
-      VFIO_DMA_UNMAP_FLAG_VADDR, VFIO_DMA_UNMAP_FLAG_VADDR | VFIO_DMA_UNMAP_FLAG_ALL, 8, 1u << 31,
+      VFIO_DMA_UNMAP_FLAG_VADDR,
+      VFIO_DMA_UNMAP_FLAG_VADDR | VFIO_DMA_UNMAP_FLAG_ALL,
+      8,
+      1u << 31,
       VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,  // Without the bitmap.
   };
   struct chance* chance = &world->chance;
@@ -127,8 +128,12 @@ static struct vfio_bitmap pick_bitmap(struct world* world, uint64_t size) {
     bitmap.size = ONE_OF(chance, sizes);
   }
   if (once_in(chance, 20)) {
-    const uintptr_t places[] = {0, 0x1000, (uintptr_t)world->bitmap + kReadable - 4,
-                                (uintptr_t)world->zeros, 0xffff888000000000, UINTPTR_MAX};
+    const uintptr_t places[] = {0,
+                                0x1000,
+                                (uintptr_t)world->bitmap + kReadable - 4,
+                                (uintptr_t)world->zeros,
+                                0xffff888000000000,
+                                UINTPTR_MAX};
     bitmap.data = (void*)ONE_OF(chance, places);
   }
   return bitmap;

@@ -215,8 +215,8 @@ void take_back(struct world* world, void* argument, size_t size) {
 // Where ranges like to be: low, around the x86 MSI window, above 4 GiB, at the ends of usual
 // address widths, and at the very end.
 static const uint64_t kBases[] = {
-    0,           0x100000,    0x100000,   0x100000,          0xfee00000,
-    1ull << 32,  1ull << 39,  1ull << 47, 0 - (64ull << 18), 1ull << 63,
+    0,          0x100000,   0x100000,   0x100000,          0xfee00000,
+    1ull << 32, 1ull << 39, 1ull << 47, 0 - (64ull << 18), 1ull << 63,
 };
 
 static uint64_t some_units(struct world* world) {
@@ -263,7 +263,8 @@ struct range pick_range(struct world* world) {
   } else {
     const uint64_t base = ONE_OF(chance, kBases);
     // Nor its neighbourhood.
-    range.iova = (world->direct && base > 1ull << 63 ? 1ull << 48 : base) + below(chance, 64) * world->unit;
+    range.iova =
+        (world->direct && base > 1ull << 63 ? 1ull << 48 : base) + below(chance, 64) * world->unit;
   }
   if (once_in(chance, 40)) {
     static const uint64_t kOff[] = {1, 0x800, 0xfff};

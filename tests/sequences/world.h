@@ -22,10 +22,10 @@ enum {
 };
 
 struct mdev {
-  char uuid[40];   // Or a PCI address.
-  bool exists;     // Or is bound to vfio-pci.
-  bool informed;   // DEVICE_GET_INFO was called since it was made.
-  char node[32];   // Of its group.
+  char uuid[40];  // Or a PCI address.
+  bool exists;    // Or is bound to vfio-pci.
+  bool informed;  // DEVICE_GET_INFO was called since it was made.
+  char node[32];  // Of its group.
 };
 
 struct open_group {
@@ -49,16 +49,16 @@ struct world {
   struct open_group groups[kGroups];
   struct open_device devices[kDevices];
   struct mdev mdevs[kMdevs];
-  // They are direct PCI devices: memory is looked at when it is mapped. The reference kernel is older, so what the
-  // two versions answer differently is left out.
+  // They are direct PCI devices: memory is looked at when it is mapped. The reference kernel is
+  // older, so what the two versions answer differently is left out.
   bool direct;
   struct range ranges[kRanges];  // Of the latest maps, whether they succeeded or not.
   unsigned next_range;
-  uint64_t unit;       // Granule of IOVAs and sizes, in bytes.
-  char* bitmap;        // kReadable bytes, then kReserved without access.
-  char* zeros;         // A page that cannot be written.
-  char* argument;      // A page for arguments, and the same page where it cannot be written; behind
-  char* read_only;     // the first one is nothing.
+  uint64_t unit;    // Granule of IOVAs and sizes, in bytes.
+  char* bitmap;     // kReadable bytes, then kReserved without access.
+  char* zeros;      // A page that cannot be written.
+  char* argument;   // A page for arguments, and the same page where it cannot be written; behind
+  char* read_only;  // the first one is nothing.
 };
 
 // Finds the mediated device that is there, or all direct ones; false: there are too few.
@@ -90,8 +90,8 @@ void take_back(struct world* world, void* argument, size_t size);
 
 void close_device(struct world* world, unsigned slot);
 
-// What MAP_DMA is to map: client memory with a hole and pages that cannot be written or used, of both kinds
-// (private and shared); now and then what can be no memory at all.
+// What MAP_DMA is to map: client memory with a hole and pages that cannot be written or used, of
+// both kinds (private and shared); now and then what can be no memory at all.
 uint64_t pick_memory(struct world* world);
 
 // An IOVA and a size that have a good chance to meet what was mapped before.

@@ -18,10 +18,10 @@ template <typename T>
 struct PageAllocator {
   using value_type = T;
   T* allocate(std::size_t count) {
-    return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{memory::kPageSize}));
+    return static_cast<T*>(::operator new (count * sizeof(T), std::align_val_t{memory::kPageSize}));
   }
   void deallocate(T* memory, std::size_t) {
-    ::operator delete(memory, std::align_val_t{memory::kPageSize});
+    ::operator delete (memory, std::align_val_t{memory::kPageSize});
   }
   bool operator==(const PageAllocator&) const = default;
 };

@@ -17,10 +17,12 @@ void explain(memory::AddressSpace& space, const Mapping& mapping, std::uint64_t 
              std::uint64_t limit) {
   std::string holders;
   for (const auto& [container, held] : space.locked().holders()) {
-    holders += fmt::format("{}container {} holds {}", holders.empty() ? ": " : ", ", container, held);
+    holders +=
+        fmt::format("{}container {} holds {}", holders.empty() ? ": " : ", ", container, held);
   }
   spdlog::warn(
-      "RLIMIT_MEMLOCK: no room for {} pages of the mapping at iova {:#x}, size {:#x}: {} of {} pages "
+      "RLIMIT_MEMLOCK: no room for {} pages of the mapping at iova {:#x}, size {:#x}: {} of {} "
+      "pages "
       "are charged{}. Raise the limit (ulimit -l) or give the client CAP_IPC_LOCK",
       pages, mapping.first, mapping.size(), space.locked().pages(), limit, holders);
 }

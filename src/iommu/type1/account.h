@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "iommu/type1/mapping.h"
-#include "uvfio/type1_parameters.h"
 #include "uvfio/error.h"
+#include "uvfio/type1_parameters.h"
 
 namespace uvfio::iommu::type1 {
 
@@ -17,8 +17,8 @@ struct PageRun {
   std::uint64_t count = 0;
 };
 
-// A mapping's pages are charged as a whole while it is in a domain, else one by one while devices pin
-// them. Its user sees to that, under Type1's lock.
+// A mapping's pages are charged as a whole while it is in a domain, else one by one while devices
+// pin them. Its user sees to that, under Type1's lock.
 class Account {
  public:
   Account(Accounting policy, unsigned container) : policy_(policy), container_(container) {}
@@ -26,8 +26,8 @@ class Account {
   // Does it matter which pages a charge is for? If not, the runs only count.
   [[nodiscard]] bool by_page() const { return policy_ == Accounting::per_address_space; }
 
-  // Charges the runs, or none, to `space` (the mapping's, as a rule). ENOMEM: RLIMIT_MEMLOCK of its process,
-  // unless `lock_cap` (CAP_IPC_LOCK). The log says who holds what.
+  // Charges the runs, or none, to `space` (the mapping's, as a rule). ENOMEM: RLIMIT_MEMLOCK of its
+  // process, unless `lock_cap` (CAP_IPC_LOCK). The log says who holds what.
   [[nodiscard]] Status charge(const Mapping& mapping, memory::AddressSpace& space, bool lock_cap,
                               std::span<const PageRun> runs) const;
   // From the mapping's address space.

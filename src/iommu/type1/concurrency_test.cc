@@ -1,6 +1,6 @@
-// Everybody at once: threads that map, unmap, pin, do DMA of both kinds and track dirty pages, while groups come
-// and go. What is checked is that nothing is left behind and nobody reads what is not his; the sanitizers
-// check the rest.
+// Everybody at once: threads that map, unmap, pin, do DMA of both kinds and track dirty pages,
+// while groups come and go. What is checked is that nothing is left behind and nobody reads what is
+// not his; the sanitizers check the rest.
 
 #include <gtest/gtest.h>
 #include <linux/vfio.h>
@@ -85,7 +85,7 @@ class ConcurrencyTest : public ::testing::TestWithParam<Accounting> {
     return parameters;
   }();
   std::shared_ptr<testing::FakeAddressSpace> space_ =
-      std::make_shared<testing::FakeAddressSpace>(kBase, kPages * kPage);
+      std::make_shared<testing::FakeAddressSpace>(kBase, kPages* kPage);
   std::shared_ptr<Type1> iommu_ = std::make_shared<Type1>(true, parameters_, 1);
   std::vector<std::thread> threads_;
   std::latch start_{10};
@@ -138,8 +138,7 @@ TEST_P(ConcurrencyTest, EverythingAtOnce) {
     const std::uint64_t page = random() % kPages;
     static_cast<void>(
         iommu_->unmap({.iova = page * kPage, .size = (1 + random() % 16) * kPage, .flags = 0}));
-    if (random() % 32 == 0)
-      static_cast<void>(iommu_->unmap({.flags = VFIO_DMA_UNMAP_FLAG_ALL}));
+    if (random() % 32 == 0) static_cast<void>(iommu_->unmap({.flags = VFIO_DMA_UNMAP_FLAG_ALL}));
   });
   for (int i = 0; i < 2; ++i)
     start([&](Random& random) { pinner.pin(random() % kPages * kPage, 1 + random() % 4); });

@@ -31,8 +31,7 @@ unsigned Type1::dirty_shift() const {
 Status Type1::attach_dirty_bitmap(Mapping& mapping) {
   if (mapping.pages() >> dirty_shift() > DirtyBitmap::kMaxPages) return fail(EINVAL);
   try {
-    mapping.dirty.store(new DirtyBitmap(mapping.pages(), dirty_shift()),
-                        std::memory_order_release);
+    mapping.dirty.store(new DirtyBitmap(mapping.pages(), dirty_shift()), std::memory_order_release);
   } catch (const std::bad_alloc&) {
     return fail(ENOMEM);
   }

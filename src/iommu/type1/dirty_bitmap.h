@@ -19,8 +19,8 @@ class UserBitmap {
   [[nodiscard]] virtual Status write(std::uint64_t word, std::span<const std::uint64_t> words) = 0;
 };
 
-// One bit for each of the container's smallest pages. Bits may be set by any thread at any time; the rest is the mapping owner's
-// business.
+// One bit for each of the container's smallest pages. Bits may be set by any thread at any time;
+// the rest is the mapping owner's business.
 class DirtyBitmap {
  public:
   // DIRTY_BITMAP_PAGES_MAX: what a report of one call can hold.

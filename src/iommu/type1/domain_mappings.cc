@@ -28,8 +28,8 @@ std::uint64_t accessible_pages(const Mapping& mapping) {
 
 }  // namespace
 
-// Finds the memory of the whole mapping and charges it, but for what is charged already because devices have
-// pinned it (vfio_pin_pages_remote). EFAULT, ENOMEM.
+// Finds the memory of the whole mapping and charges it, but for what is charged already because
+// devices have pinned it (vfio_pin_pages_remote). EFAULT, ENOMEM.
 Status Type1::pin_all(Mapping& mapping) {
   {
     const std::scoped_lock lock(resolve_lock_);
@@ -54,8 +54,7 @@ Status Type1::pin_all(Mapping& mapping) {
   }
   account_.uncharge(mapping, pinned);
   const PageRun whole = Account::whole(mapping);
-  auto charged =
-      account_.charge(mapping, *mapping.space, mapping.lock_cap, std::span(&whole, 1));
+  auto charged = account_.charge(mapping, *mapping.space, mapping.lock_cap, std::span(&whole, 1));
   if (!charged) {
     // Under one lock with the line above: there is room for what has just been given up.
     static_cast<void>(account_.charge(mapping, *mapping.space, true, pinned));

@@ -33,13 +33,13 @@ const std::atomic<std::uint64_t>& DomainPath::generation() const { return type1_
 
 void DomainPath::report_refused(std::uint64_t iova, std::uint64_t size, Prot prot, Errno error) {
   if (error != Errno{EINVAL} && error != Errno{EPERM}) return;
-  unit_->faults().report({.device = device_,
-                          .iova = iova,
-                          .size = size,
-                          .access = prot,
-                          .reason = error == Errno{EINVAL} ? Fault::Reason::not_present
-                                                           : Fault::Reason::not_permitted,
-                          .time = {}});
+  unit_->faults().report(
+      {.device = device_,
+       .iova = iova,
+       .size = size,
+       .access = prot,
+       .reason = error == Errno{EINVAL} ? Fault::Reason::not_present : Fault::Reason::not_permitted,
+       .time = {}});
 }
 
 std::unexpected<Errno> DomainPath::refuse(std::uint64_t iova, std::uint64_t size, Prot prot,
@@ -49,8 +49,7 @@ std::unexpected<Errno> DomainPath::refuse(std::uint64_t iova, std::uint64_t size
 }
 
 // What the table says for [iova, iova + size): one page, or several whose memory is contiguous.
-Result<vfio::Translation> DomainPath::translate(std::uint64_t iova, std::uint64_t size,
-                                                Prot prot) {
+Result<vfio::Translation> DomainPath::translate(std::uint64_t iova, std::uint64_t size, Prot prot) {
   const std::uint64_t last = iova + (size - 1);
   if (last < iova) return fail(EINVAL);
   PageTable::Leaf leaf = domain_->walk(iova);
@@ -78,10 +77,12 @@ Result<std::byte*> DomainPath::hold(std::uint64_t iova, std::uint64_t size, Prot
   const auto found = translate(iova, size, prot);
   if (!found) return std::unexpected(found.error());
   if (found->host == nullptr) return fail(EOPNOTSUPP);
-  // An unmap that has begun meanwhile has taken the mapping out of the tree, and waits for this section.
+  // An unmap that has begun meanwhile has taken the mapping out of the tree, and waits for this
+  // section.
   Mapping* mapping = type1_.mappings_.find(iova);
   if (mapping == nullptr) return fail(EINVAL);
-  if (size - 1 > mapping->last - iova) return fail(EOPNOTSUPP);  // two mappings that happen to touch
+  if (size - 1 > mapping->last - iova)
+    return fail(EOPNOTSUPP);  // two mappings that happen to touch
   std::byte* const host = found->host + (iova - found->first);
   // Another mapping may have come to its place between the two looks.
   if (mapping->host() + (iova - mapping->first) != host) return fail(EAGAIN);
@@ -102,8 +103,7 @@ Status DomainPath::copy(std::uint64_t iova, Span data, Prot prot, Copy&& copy_pi
       const rcu::ReadGuard guard;
       const PageTable::Leaf leaf = domain_->walk(iova);
       if (!leaf.present()) return refuse(iova, data.size(), prot, EINVAL);
-      if (!vfio::allows(leaf.prot, prot))
-        return refuse(iova, data.size(), prot, EPERM);
+      if (!vfio::allows(leaf.prot, prot)) return refuse(iova, data.size(), prot, EPERM);
       run = std::min<std::uint64_t>(data.size(), leaf.last - iova + 1);
       if (!leaf.target.copy) {
         run = std::min(run, kMaxCopyInSection);

@@ -13,8 +13,8 @@ namespace uvfio::iommu::type1 {
 
 class Type1;
 
-// One DMA engine's way through its domain: the page table behind its IOTLB (vfio::Dma). What the table does not
-// allow goes to the unit's fault queue and never reaches memory.
+// One DMA engine's way through its domain: the page table behind its IOTLB (vfio::Dma). What the
+// table does not allow goes to the unit's fault queue and never reaches memory.
 class DomainPath final : public DmaPath {
  public:
   // `keep` is the reference that keeps `type1`.

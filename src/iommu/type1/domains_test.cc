@@ -19,8 +19,8 @@ namespace uvfio::iommu::type1 {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::IsEmpty;
 using testing::FakeAddressSpace;
+using ::testing::IsEmpty;
 
 constexpr std::uint64_t kPage = memory::kPageSize;
 constexpr std::uint64_t kBase = 0x10000000;
@@ -200,8 +200,8 @@ TEST_F(DomainsTest, AGroupThatDoesNotFitChangesNothing) {
   EXPECT_EQ(iommu_->attach_group(real(unit({.aperture_first = std::uint64_t{1} << 50,
                                             .aperture_last = std::uint64_t{1} << 51}))),
             fail(EINVAL));
-  const ReservedRegion direct{.first = 0x100000, .last = 0x1fffff,
-                              .kind = ReservedRegion::Kind::direct};
+  const ReservedRegion direct{
+      .first = 0x100000, .last = 0x1fffff, .kind = ReservedRegion::Kind::direct};
   EXPECT_EQ(iommu_->attach_group(real(unit(), {direct})), fail(EINVAL));
   EXPECT_EQ(iommu_->attach_group(real(unit(), {{.first = 0, .last = kMax}})), fail(EINVAL));
   EXPECT_EQ(iommu_->attach_group(real(unit({.page_sizes = 0x10000}))), fail(EINVAL));
@@ -501,7 +501,7 @@ TEST_F(DomainsTest, AReportOfDirtyPagesWaitsForThoseWhoAreThereOnly) {
       return users;
     };
     Users* last = hold();
-    for (begun = true; !stop; ) {
+    for (begun = true; !stop;) {
       Users* next = hold();
       last->leave();
       last = next;

@@ -32,11 +32,10 @@ void exclude_reserved(const IommuGroup& group, IovaRanges& ranges) {
 Status Type1::attach_group(IommuGroup& group) {
   const std::scoped_lock lock(lock_);
   if (vaddr_invalid_ != 0) return fail(EBUSY);
-  const bool known =
-      std::ranges::find(emulated_groups_, &group) != emulated_groups_.end() ||
-      std::ranges::any_of(domains_, [&](const DomainGroups& entry) {
-        return std::ranges::find(entry.groups, &group) != entry.groups.end();
-      });
+  const bool known = std::ranges::find(emulated_groups_, &group) != emulated_groups_.end() ||
+                     std::ranges::any_of(domains_, [&](const DomainGroups& entry) {
+                       return std::ranges::find(entry.groups, &group) != entry.groups.end();
+                     });
   if (known) return fail(EINVAL);
   if (group.type() != GroupType::emulated) return attach_real_group(group);
   emulated_groups_.push_back(&group);
@@ -75,7 +74,8 @@ Status Type1::attach_real_group(IommuGroup& group) {
   if ((page_sizes_ & domain->page_sizes()) == 0) return fail(EINVAL);
   if (!unit->properties().isolated_msi && !parameters_->allow_unsafe_interrupts) {
     spdlog::warn(
-        "group {}: its IOMMU unit {} does not isolate interrupts; with allow_unsafe_interrupts=1 the group "
+        "group {}: its IOMMU unit {} does not isolate interrupts; with allow_unsafe_interrupts=1 "
+        "the group "
         "can be used all the same",
         group.id(), unit->properties().name);
     return fail(EPERM);
@@ -96,7 +96,8 @@ Status Type1::attach_real_group(IommuGroup& group) {
   return {};
 }
 
-// Puts every mapping into a new domain; those that no domain has so far are pinned now. All or nothing.
+// Puts every mapping into a new domain; those that no domain has so far are pinned now. All or
+// nothing.
 Status Type1::replay(Domain& domain) {
   std::vector<Mapping*> pinned;
   Status result;
@@ -166,8 +167,8 @@ void Type1::detach_real_group(IommuGroup& group) {
   mark_all_dirty();
 }
 
-// The last domain goes while emulated groups stay: only what their devices have pinned stays charged
-// (vfio_iommu_unmap_unpin_reaccount).
+// The last domain goes while emulated groups stay: only what their devices have pinned stays
+// charged (vfio_iommu_unmap_unpin_reaccount).
 void Type1::drop_iommu_mappings() {
   for_each_mapping(mappings_, 0, kMax, [&](Mapping& mapping) {
     unmap_from_domains(mapping);

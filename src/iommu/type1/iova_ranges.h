@@ -8,8 +8,8 @@
 
 namespace uvfio::iommu::type1 {
 
-// Ascending, disjoint ranges with inclusive ends. None at all stands for "anything", as long as there never
-// was a domain.
+// Ascending, disjoint ranges with inclusive ends. None at all stands for "anything", as long as
+// there never was a domain.
 class IovaRanges {
  public:
   struct Range {
@@ -30,8 +30,8 @@ class IovaRanges {
         ranges_, [&](const Range& range) { return range.first <= first && last <= range.last; });
   }
 
-  // Narrows everything to [first, last]; an unlimited list becomes this range (vfio_iommu_aper_resize).
-  // The list may become empty, which does not mean "anything" then.
+  // Narrows everything to [first, last]; an unlimited list becomes this range
+  // (vfio_iommu_aper_resize). The list may become empty, which does not mean "anything" then.
   void restrict_to(std::uint64_t first, std::uint64_t last) {
     if (unlimited()) {
       ranges_.push_back({first, last});

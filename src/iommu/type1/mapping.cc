@@ -12,8 +12,8 @@ Status Mapping::resolve() {
     reach_.store(Reach::direct, std::memory_order_release);
     return {};
   }
-  // EFAULT: some page is missing, or does not admit what the mapping does. The kernel minds only the
-  // pages that are touched, so each access is left to find out.
+  // EFAULT: some page is missing, or does not admit what the mapping does. The kernel minds only
+  // the pages that are touched, so each access is left to find out.
   if (view.error() != Errno{EOPNOTSUPP} && view.error() != Errno{EFAULT}) {
     return std::unexpected(view.error());
   }

@@ -70,8 +70,8 @@ class alignas(64) Mapping {
   void wait_for_users() const {
     for (const Users& each : users_) each.wait();
   }
-  // To wait for those that are here while others may come: begin an epoch, then wait for a grace period and for
-  // the users of the last epoch. With Type1's lock held.
+  // To wait for those that are here while others may come: begin an epoch, then wait for a grace
+  // period and for the users of the last epoch. With Type1's lock held.
   void begin_epoch() { epoch_.fetch_add(1, std::memory_order_release); }
   void wait_for_last_epoch() const {
     users_[(epoch_.load(std::memory_order_relaxed) + 1) % 2].wait();

@@ -24,8 +24,7 @@ Result<std::shared_ptr<DmaPath>> Type1::dma_path(const std::shared_ptr<Iommu>& s
   const std::scoped_lock lock(lock_);
   for (const DomainGroups& entry : domains_) {
     if (std::ranges::find(entry.groups, &group) == entry.groups.end()) continue;
-    return std::make_shared<DomainPath>(self, *this, entry.domain, group.unit(),
-                                        std::move(device));
+    return std::make_shared<DomainPath>(self, *this, entry.domain, group.unit(), std::move(device));
   }
   return fail(EINVAL);
 }
@@ -79,7 +78,8 @@ Result<vfio::Translation> Type1::translate(std::uint64_t iova, std::uint64_t siz
 Result<std::byte*> Type1::hold(std::uint64_t iova, std::uint64_t size, Prot prot, Users*& users) {
   Mapping* mapping = mappings_.find(iova);
   if (mapping == nullptr) return fail(EINVAL);
-  // Before translate marks pages dirty: who reports a mark waits for those that were here before it.
+  // Before translate marks pages dirty: who reports a mark waits for those that were here before
+  // it.
   Users& entered = mapping->users();
   entered.enter();
   const auto found = translate(iova, size, prot);

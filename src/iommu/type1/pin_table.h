@@ -49,8 +49,8 @@ class PinTable {
 };
 
 template <typename Visit>
-void PinTable::for_each_run_with(std::uint32_t references, std::uint64_t first,
-                                 std::uint64_t count, Visit&& visit) const {
+void PinTable::for_each_run_with(std::uint32_t references, std::uint64_t first, std::uint64_t count,
+                                 Visit&& visit) const {
   std::uint64_t length = 0;
   const Chunk* chunk = nullptr;
   for (std::uint64_t page = first; page < first + count; ++page) {

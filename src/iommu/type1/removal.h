@@ -8,8 +8,8 @@
 
 namespace uvfio::iommu::type1 {
 
-// What it takes is gone from the tree and from every domain at once, and is freed when the last reader has
-// left: one wait for many mappings. Used with Type1's lock held.
+// What it takes is gone from the tree and from every domain at once, and is freed when the last
+// reader has left: one wait for many mappings. Used with Type1's lock held.
 class Type1::Removal {
  public:
   explicit Removal(Type1& iommu) : iommu_(iommu) {}

@@ -160,7 +160,8 @@ Status Type1::update_vaddr(Mapping* mapping, const MapRequest& request, const Ma
   }
   auto moved = std::make_unique<Mapping>(request.iova, request.vaddr, request.size, mapping->prot,
                                          mapper.lock_cap, mapper.space);
-  // Without emulated groups nothing is pinned but by the domains, if there are any (vfio_change_dma_owner).
+  // Without emulated groups nothing is pinned but by the domains, if there are any
+  // (vfio_change_dma_owner).
   const std::vector<PageRun> charged = account_.charged(*mapping);
   if (mapper.space != mapping->space || account_.by_page()) {
     if (auto taken = account_.charge(*moved, *moved->space, moved->lock_cap, charged); !taken) {

@@ -15,8 +15,8 @@
 #include "iommu/type1/iova_ranges.h"
 #include "iommu/type1/mapping.h"
 #include "iommu/type1/mapping_tree.h"
-#include "uvfio/type1_parameters.h"
 #include "iommu/unit/domain.h"
+#include "uvfio/type1_parameters.h"
 
 namespace uvfio::iommu::type1 {
 
@@ -54,9 +54,9 @@ struct Info {
 // The IOMMU of one container. One lock serialises changes and pins, as in the kernel; translation
 // and DMA take no lock.
 //
-// Groups of real devices are in domains: each mapping is pinned as a whole, charged, and put into the page
-// table of every domain, or of none. Emulated groups need no domain: their devices pin what they use, which
-// is charged only where there is no domain that has pinned it all anyway.
+// Groups of real devices are in domains: each mapping is pinned as a whole, charged, and put into
+// the page table of every domain, or of none. Emulated groups need no domain: their devices pin
+// what they use, which is charged only where there is no domain that has pinned it all anyway.
 class Type1 final : public Iommu, public DmaPath {
  public:
   // `container` is the number that accounts and logs know the container by.
@@ -213,11 +213,12 @@ class Type1 final : public Iommu, public DmaPath {
   std::vector<DomainGroups> domains_;
   IovaRanges ranges_;
   std::uint64_t page_sizes_ = 0;  // that every domain has
-  MappingTree mappings_;      // owns what it holds; readers need only an RCU section
+  MappingTree mappings_;          // owns what it holds; readers need only an RCU section
   std::uint32_t dma_avail_;
-  std::atomic<std::uint32_t> vaddr_invalid_ = 0;  // mappings that wait for a vaddr; readable by anyone
-  std::atomic<bool> dirty_tracking_ = false;      // readable by anyone
-  std::atomic<std::uint64_t> generation_{1};      // readable by anyone
+  std::atomic<std::uint32_t> vaddr_invalid_ =
+      0;                                      // mappings that wait for a vaddr; readable by anyone
+  std::atomic<bool> dirty_tracking_ = false;  // readable by anyone
+  std::atomic<std::uint64_t> generation_{1};  // readable by anyone
 
   std::mutex resolve_lock_;  // for Mapping::resolve; taken last
 };
@@ -225,7 +226,8 @@ class Type1 final : public Iommu, public DmaPath {
 // Answers to types VFIO_TYPE1_IOMMU and VFIO_TYPE1v2_IOMMU.
 class Type1Driver final : public Driver {
  public:
-  explicit Type1Driver(std::shared_ptr<const Parameters> parameters = std::make_shared<Parameters>())
+  explicit Type1Driver(
+      std::shared_ptr<const Parameters> parameters = std::make_shared<Parameters>())
       : parameters_(std::move(parameters)) {}
   [[nodiscard]] std::string_view name() const override { return "vfio-iommu-type1"; }
   [[nodiscard]] int check_extension(std::uint64_t extension) const override;

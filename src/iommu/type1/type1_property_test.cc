@@ -1,6 +1,6 @@
-// Type1 against a model of it that is too simple to be wrong: random sequences of map, unmap, pin, unpin,
-// attach, detach and new addresses, with several domains. After each step the accounts are exact, every domain
-// leads where the model says, and a call that failed has changed nothing.
+// Type1 against a model of it that is too simple to be wrong: random sequences of map, unmap, pin,
+// unpin, attach, detach and new addresses, with several domains. After each step the accounts are
+// exact, every domain leads where the model says, and a call that failed has changed nothing.
 
 #include <gtest/gtest.h>
 #include <linux/vfio.h>
@@ -27,11 +27,12 @@ constexpr std::uint64_t kPage = memory::kPageSize;
 constexpr std::uint64_t kBase = 0x10000000;  // of either address space
 constexpr std::uint64_t kPages = 64;         // that there are in each
 constexpr unsigned kSpaces = 2;
-constexpr unsigned kPrivate = 1;  // the one that is reached by copy
+constexpr unsigned kPrivate = 1;                                  // the one that is reached by copy
 constexpr std::array<std::uint64_t, kSpaces> kLimits = {60, 24};  // RLIMIT_MEMLOCK, pages
 
 // Where mappings are made: below and above the narrow unit's end, and around the message window.
-constexpr std::array<std::uint64_t, 4> kWindows = {0x100000, 0xfedf8000, 0x7fffff8000, 0x8000000000};
+constexpr std::array<std::uint64_t, 4> kWindows = {0x100000, 0xfedf8000, 0x7fffff8000,
+                                                   0x8000000000};
 constexpr std::uint64_t kWindowPages = 16;
 constexpr std::uint64_t kNarrowLast = 0x7fffffffff;  // 39 bits
 constexpr ReservedRegion kMsi{
@@ -43,8 +44,8 @@ struct Step {
   enum class Kind { map, unmap, unmap_all, pin, unpin, attach, detach, invalidate, update };
   Kind kind = Kind::map;
   unsigned window = 0;
-  std::uint64_t page = 0;   // of the window
-  std::uint64_t pages = 1;  // of the range
+  std::uint64_t page = 0;    // of the window
+  std::uint64_t pages = 1;   // of the range
   std::uint64_t memory = 0;  // page of the address space; beyond kPages there is none
   unsigned space = 0;
   std::uint32_t access = 0;  // VFIO_DMA_MAP_FLAG_*
@@ -78,7 +79,8 @@ rc::Gen<Step> any_step() {
                                                                 {3, Kind::detach},
                                                                 {1, Kind::invalidate},
                                                                 {2, Kind::update}})),
-      rc::gen::set(&Step::window, rc::gen::weightedElement<unsigned>({{6, 0}, {2, 1}, {1, 2}, {1, 3}})),
+      rc::gen::set(&Step::window,
+                   rc::gen::weightedElement<unsigned>({{6, 0}, {2, 1}, {1, 2}, {1, 3}})),
       rc::gen::set(&Step::page, rc::gen::inRange<std::uint64_t>(0, kWindowPages)),
       rc::gen::set(&Step::pages, rc::gen::inRange<std::uint64_t>(1, 8)),
       rc::gen::set(&Step::memory, rc::gen::inRange<std::uint64_t>(0, kPages)),
@@ -97,8 +99,8 @@ struct Place {
 
 struct ModelMapping {
   std::uint64_t pages = 0;
-  Place start;       // where the mapping's memory is by what was said last
-  Place iommu_start; // and where the domains lead
+  Place start;        // where the mapping's memory is by what was said last
+  Place iommu_start;  // and where the domains lead
   std::uint32_t access = 0;
   bool lock_cap = false;
   bool in_domains = false;
@@ -173,9 +175,9 @@ class Model {
     const auto entry = at(iova);
     if (entry == mappings.end()) return std::nullopt;
     const auto& mapping = entry->second;
-    return std::pair(Place{mapping.iommu_start.space,
-                           mapping.iommu_start.page + (iova - entry->first) / kPage},
-                     mapping.access);
+    return std::pair(
+        Place{mapping.iommu_start.space, mapping.iommu_start.page + (iova - entry->first) / kPage},
+        mapping.access);
   }
 
   std::map<std::uint64_t, ModelMapping> mappings;  // by IOVA
@@ -202,10 +204,12 @@ class Model {
     return mapping.in_domains ? mapping.pages : mapping.pins.size();
   }
   [[nodiscard]] bool any_invalid() const {
-    return std::ranges::any_of(mappings, [](const auto& entry) { return entry.second.vaddr_invalid; });
+    return std::ranges::any_of(mappings,
+                               [](const auto& entry) { return entry.second.vaddr_invalid; });
   }
 
-  // With the first domain the IOVA space gets limits; they stay, as "everything", when the last one goes.
+  // With the first domain the IOVA space gets limits; they stay, as "everything", when the last one
+  // goes.
   [[nodiscard]] bool valid(std::uint64_t first, std::uint64_t last) const {
     for (const unsigned index : attached) {
       const auto& group = groups_[index];
@@ -360,7 +364,8 @@ class Model {
   std::set<int> update(const Step& step) {
     if (!overlaps(step.iova(), step.last())) return {ENOENT};
     const auto entry = mappings.find(step.iova());
-    if (entry == mappings.end() || entry->second.pages != step.pages || !entry->second.vaddr_invalid) {
+    if (entry == mappings.end() || entry->second.pages != step.pages ||
+        !entry->second.vaddr_invalid) {
       return {EINVAL};
     }
     ModelMapping& mapping = entry->second;
@@ -380,13 +385,14 @@ class Model {
   bool limited_ = false;
 };
 
-// The real thing, with its groups, a device that pins page by page, and memory that knows where it is.
+// The real thing, with its groups, a device that pins page by page, and memory that knows where it
+// is.
 class Machine {
  public:
   Machine() {
     for (unsigned space = 0; space < kSpaces; ++space) {
-      const auto kind =
-          space == kPrivate ? FakeAddressSpace::Kind::private_memory : FakeAddressSpace::Kind::shared;
+      const auto kind = space == kPrivate ? FakeAddressSpace::Kind::private_memory
+                                          : FakeAddressSpace::Kind::shared;
       spaces_[space] = std::make_shared<FakeAddressSpace>(kBase, kPages * kPage, kind);
       spaces_[space]->limit = kLimits[space];
       for (std::uint64_t page = 0; page < kPages; ++page) {
@@ -448,9 +454,8 @@ class Machine {
   }
 
   static std::vector<ModelGroup> describe() {
-    const ModelGroup wide{.implementation = "wide",
-                          .last = (std::uint64_t{1} << 48) - 1,
-                          .reserved = {kMsi}};
+    const ModelGroup wide{
+        .implementation = "wide", .last = (std::uint64_t{1} << 48) - 1, .reserved = {kMsi}};
     const ModelGroup narrow{.implementation = "narrow", .last = kNarrowLast, .reserved = {kMsi}};
     ModelGroup with_region = narrow;
     with_region.reserved.push_back(kDirect);
@@ -490,8 +495,7 @@ class Machine {
                              {.space = spaces_[step.space], .lock_cap = step.lock_cap}));
   }
   int unmap(const Step& step, std::uint32_t flags) {
-    return error(
-        iommu_->unmap({.iova = step.iova(), .size = step.pages * kPage, .flags = flags}));
+    return error(iommu_->unmap({.iova = step.iova(), .size = step.pages * kPage, .flags = flags}));
   }
   int pin(const Step& step) {
     Prot prot = Prot::none;
@@ -500,7 +504,8 @@ class Machine {
     vfio::PinnedPages pins;
     const int result = error(iommu_->pin_pages(step.iova(), step.pages, prot, pins));
     // More than there are: unpinning what is not pinned is silent.
-    for (std::uint64_t i = 0; result == 0 && i < step.pages; ++i) ++pinner_.counts[step.iova() + i * kPage];
+    for (std::uint64_t i = 0; result == 0 && i < step.pages; ++i)
+      ++pinner_.counts[step.iova() + i * kPage];
     return result;
   }
   void detach(unsigned group) {
@@ -528,15 +533,15 @@ class Machine {
         RC_ASSERT(written == may_write);
         if (written) {
           const auto& memory = spaces_[expected->first.space]->memory;
-          RC_ASSERT(!std::memcmp(memory.data() + expected->first.page * kPage + 2048, &mark, sizeof mark));
+          RC_ASSERT(!std::memcmp(memory.data() + expected->first.page * kPage + 2048, &mark,
+                                 sizeof mark));
         }
       }
     }
   }
 
   std::array<std::shared_ptr<FakeAddressSpace>, kSpaces> spaces_;
-  std::shared_ptr<Type1> iommu_ =
-      std::make_shared<Type1>(true, std::make_shared<Parameters>());
+  std::shared_ptr<Type1> iommu_ = std::make_shared<Type1>(true, std::make_shared<Parameters>());
   std::vector<std::unique_ptr<IommuGroup>> groups_ = make_groups();
   std::set<unsigned> attached_;
   Pinner pinner_{*iommu_};

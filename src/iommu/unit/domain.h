@@ -1,4 +1,5 @@
-// A translation domain (struct iommu_domain): one page table that the devices of several groups share.
+// A translation domain (struct iommu_domain): one page table that the devices of several groups
+// share.
 #pragma once
 
 #include <atomic>
@@ -24,8 +25,8 @@ class Domain {
   [[nodiscard]] std::uint64_t aperture_last() const { return aperture_last_; }
   // enforce_cache_coherency: every device's accesses snoop the caches.
   [[nodiscard]] bool coherent() const { return coherent_; }
-  // What is the matter with a group behind `unit` joining. EINVAL: another implementation, an aperture
-  // or leaves that the unit does not have, no snoop control where the domain needs it.
+  // What is the matter with a group behind `unit` joining. EINVAL: another implementation, an
+  // aperture or leaves that the unit does not have, no snoop control where the domain needs it.
   [[nodiscard]] Status check_compatible(const Unit& unit) const;
 
   // As PageTable's; ERANGE also below the aperture, EINVAL where it is not in whole pages.

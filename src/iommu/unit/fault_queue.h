@@ -26,8 +26,8 @@ struct Fault {
 
 [[nodiscard]] const char* describe(Fault::Reason reason);
 
-// The last faults, and how many there were. A device that faults all the time costs the room of one full
-// queue. Thread-safe.
+// The last faults, and how many there were. A device that faults all the time costs the room of one
+// full queue. Thread-safe.
 class FaultQueue {
  public:
   static constexpr std::size_t kCapacity = 256;

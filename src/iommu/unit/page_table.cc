@@ -116,8 +116,7 @@ Result<PageTable::Table*> PageTable::descend(std::uint64_t iova, unsigned level)
 Status PageTable::map(std::uint64_t iova, Target target, std::uint64_t size, vfio::Prot prot,
                       std::uint64_t largest_page) {
   if (iova > last_ || size - 1 > last_ - iova) return fail(ERANGE);
-  const std::uint64_t flags =
-      static_cast<std::uint64_t>(prot) | kLeaf | (target.copy ? kCopy : 0);
+  const std::uint64_t flags = static_cast<std::uint64_t>(prot) | kLeaf | (target.copy ? kCopy : 0);
   for (std::uint64_t done = 0; done < size;) {
     const std::uint64_t at = iova + done;
     const unsigned level = leaf_level(at, size - done, largest_page);

@@ -12,8 +12,8 @@
 
 namespace uvfio::iommu {
 
-// Where a range of IOVAs leads. The memory is this process' own at `address`, or, with `copy`, the client's
-// at `address`: then it is reached by copy only. Page aligned.
+// Where a range of IOVAs leads. The memory is this process' own at `address`, or, with `copy`, the
+// client's at `address`: then it is reached by copy only. Page aligned.
 struct Target {
   std::uint64_t address = 0;
   bool copy = false;
@@ -27,8 +27,8 @@ class PageTable {
   static constexpr unsigned kIndexBits = 9;
   static constexpr unsigned kEntries = 1u << kIndexBits;
 
-  // For IOVAs up to `last`. `page_sizes`: bitmap of the leaves it may use; 4 KiB is always among them.
-  // `memory_limit`: bytes of tables; 0: no limit.
+  // For IOVAs up to `last`. `page_sizes`: bitmap of the leaves it may use; 4 KiB is always among
+  // them. `memory_limit`: bytes of tables; 0: no limit.
   PageTable(std::uint64_t page_sizes, std::uint64_t last, std::uint64_t memory_limit);
   ~PageTable();
   PageTable(const PageTable&) = delete;
@@ -43,12 +43,14 @@ class PageTable {
   // For readers: the page of `iova`.
   [[nodiscard]] Leaf walk(std::uint64_t iova) const;
 
-  // For the writer. Maps all of [iova, iova + size) or nothing: ERANGE beyond `last`, EADDRINUSE where
-  // something is mapped, ENOMEM. Everything in multiples of 4 KiB, `size` not 0, no wrap-around.
+  // For the writer. Maps all of [iova, iova + size) or nothing: ERANGE beyond `last`, EADDRINUSE
+  // where something is mapped, ENOMEM. Everything in multiples of 4 KiB, `size` not 0, no
+  // wrap-around.
   [[nodiscard]] Status map(std::uint64_t iova, Target target, std::uint64_t size, vfio::Prot prot,
                            std::uint64_t largest_page);
-  // Takes out what is mapped in [iova, last]; a page that the range cuts goes as a whole. Bytes unmapped.
-  // Readers may still see it, and use its tables, until a grace period is over: then call reclaim().
+  // Takes out what is mapped in [iova, last]; a page that the range cuts goes as a whole. Bytes
+  // unmapped. Readers may still see it, and use its tables, until a grace period is over: then call
+  // reclaim().
   std::uint64_t unmap(std::uint64_t iova, std::uint64_t last);
   void reclaim();
 
