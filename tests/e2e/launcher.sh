@@ -113,7 +113,8 @@ TABLE
 
 case_environment() {
   UVFIO_MDEV_7=stale run_uvfio --mdev mtty-1:$uuid --mdev mtty-2:$uuid2 -- env
-  grep '^UVFIO_' output | sort >actual
+  # Whoever runs the tests may have variables of their own.
+  grep -E '^UVFIO_(GROUP|MDEV|PCI|SYSFS)' output | sort >actual
   sed 's/^\(UVFIO_GROUP_[01]\)=[0-9]*$/\1=N/' actual | diff -u - /dev/fd/5 5<<EXPECTED
 UVFIO_GROUP_0=N
 UVFIO_GROUP_1=N
