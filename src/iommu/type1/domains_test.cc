@@ -391,6 +391,21 @@ TEST_F(DomainsTest, HugePagesCanBeSwitchedOff) {
   EXPECT_EQ(iommu_->snapshot().domains[0].leaves[1], 1u);
 }
 
+TEST_F(DomainsTest, VaddrGivenAnewByTheSameProcessIsChargedAsBefore) {
+  IommuGroup& group = real(unit());
+  ASSERT_TRUE(iommu_->attach_group(group));
+  ASSERT_TRUE(map(0x100000, 0, 4));
+  ASSERT_TRUE(unmap(0x100000, 4, VFIO_DMA_UNMAP_FLAG_VADDR));
+  lock_cap_ = true;
+  ASSERT_TRUE(map(0x100000, 0, 4, VFIO_DMA_MAP_FLAG_VADDR));
+  ASSERT_TRUE(iommu_->attach_group(emulated()));
+  iommu_->detach_group(group);
+  space_->limit = 3;
+  EXPECT_EQ(iommu_->attach_group(group), fail(ENOMEM)) << "CAP_IPC_LOCK came after the mapping";
+  space_->limit = 4;
+  EXPECT_TRUE(iommu_->attach_group(group));
+}
+
 TEST_F(DomainsTest, VaddrIsGivenUpAndGivenAnew) {
   constexpr std::uint32_t kUnmapVaddr = VFIO_DMA_UNMAP_FLAG_VADDR;
   constexpr std::uint32_t kMapVaddr = VFIO_DMA_MAP_FLAG_VADDR;

@@ -158,10 +158,11 @@ Status Type1::update_vaddr(Mapping* mapping, const MapRequest& request, const Ma
       mapping->last != request.iova + (request.size - 1)) {
     return fail(EINVAL);
   }
+  // vfio_change_dma_owner, which leaves the owner as it was if it is the same. Without emulated
+  // groups nothing is pinned but by the domains, if there are any.
+  const bool lock_cap = mapper.space == mapping->space ? mapping->lock_cap : mapper.lock_cap;
   auto moved = std::make_unique<Mapping>(request.iova, request.vaddr, request.size, mapping->prot,
-                                         mapper.lock_cap, mapper.space);
-  // Without emulated groups nothing is pinned but by the domains, if there are any
-  // (vfio_change_dma_owner).
+                                         lock_cap, mapper.space);
   const std::vector<PageRun> charged = account_.charged(*mapping);
   if (mapper.space != mapping->space || account_.by_page()) {
     if (auto taken = account_.charge(*moved, *moved->space, moved->lock_cap, charged); !taken) {
