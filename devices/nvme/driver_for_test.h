@@ -144,8 +144,7 @@ class Driver {
   }
   void ring_tail(Queue& queue) { tell(queue, 2U * queue.id, queue.tail); }
 
-  // The next completion. Fails the process if there is none for ten seconds.
-  // Is the next one there?
+  // Is the next completion there?
   bool has_completion(const Queue& queue) {
     const std::uint64_t offset = queue.completions + queue.head * sizeof(Completion);
     // The word with the phase tag comes last, so it is looked at first.
@@ -153,6 +152,7 @@ class Driver {
     const std::uint32_t last = std::atomic_ref(word).load(std::memory_order_acquire);
     return (last >> 16 & 1) == (queue.phase ? 1 : 0);
   }
+  // The next completion. Fails the process if there is none for ten seconds.
   Completion take(Queue& queue) {
     if (!port_.wait([&] { return has_completion(queue); })) {
       std::fprintf(stderr, "no completion in queue %u\n", queue.id);

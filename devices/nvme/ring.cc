@@ -13,7 +13,9 @@ namespace uvfio::nvme {
 namespace {
 
 constexpr unsigned kEntries = 256;       // queued at once
-constexpr unsigned kCompletions = 4096;  // above what a controller ever has in flight
+// Above the commands that a controller takes. A flush of several namespaces is several operations:
+// the kernel keeps what finds no room.
+constexpr unsigned kCompletions = 4096;
 // A write to the page cache that takes this long, more than a turn of other programs on this CPU,
 // has waited for the disk; those of the next time are likely to wait as well.
 constexpr std::chrono::milliseconds kSlow{10};

@@ -151,8 +151,7 @@ class Device : public std::enable_shared_from_this<Device> {
   [[nodiscard]] Status dma_read(std::uint64_t iova, std::span<std::byte> data);
   [[nodiscard]] Status dma_write(std::uint64_t iova, std::span<const std::byte> data);
   // EINVAL when the device is not open; ENOTTY when the container has no IOMMU that can do it.
-  // While
-  // `*enabled` is false, accesses fail with EACCES (a PCI function that is no bus master).
+  // While `*enabled` is false, accesses fail with EACCES (a PCI function that is no bus master).
   [[nodiscard]] Result<Dma> dma(const std::atomic<bool>* enabled = nullptr);
 
  private:

@@ -190,8 +190,7 @@ Outcome<void> write_file(const char* path, const std::string& text) {
 constexpr std::string_view kLetUsersMakeNamespaces =
     "Run as root, or let users make namespaces (sysctl user.max_user_namespaces above 0; on Debian "
     "kernel.unprivileged_userns_clone=1; on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; "
-    "in "
-    "a container give it CAP_SYS_ADMIN).";
+    "in a container give it CAP_SYS_ADMIN).";
 
 Outcome<void> enter_user_namespace() {
   const auto user = std::to_string(geteuid());
@@ -218,8 +217,7 @@ Outcome<void> enter_mount_namespace() {
     if (errno == EINVAL) {
       return failure(
           "cannot make the mounts private: the root directory is not a mount point, as in a "
-          "chroot. "
-          "Make it one first: mount --rbind DIRECTORY DIRECTORY && chroot DIRECTORY");
+          "chroot. Make it one first: mount --rbind DIRECTORY DIRECTORY && chroot DIRECTORY");
     }
     // Where a security module lets a namespace be made but gives no rights in it, this is the first
     // to fail.

@@ -17,8 +17,7 @@ Status or_efault(Status status) {
         !said.exchange(true)) {
       spdlog::error(
           "nodes: the memory of a client may not be accessed: run uvfio with CAP_SYS_PTRACE, or "
-          "set "
-          "kernel.yama.ptrace_scope to 0 or 1");
+          "set kernel.yama.ptrace_scope to 0 or 1");
     }
     return fail(EFAULT);
   }

@@ -22,8 +22,7 @@ void explain(memory::AddressSpace& space, const Mapping& mapping, std::uint64_t 
   }
   spdlog::warn(
       "RLIMIT_MEMLOCK: no room for {} pages of the mapping at iova {:#x}, size {:#x}: {} of {} "
-      "pages "
-      "are charged{}. Raise the limit (ulimit -l) or give the client CAP_IPC_LOCK",
+      "pages are charged{}. Raise the limit (ulimit -l) or give the client CAP_IPC_LOCK",
       pages, mapping.first, mapping.size(), space.locked().pages(), limit, holders);
 }
 

@@ -75,8 +75,7 @@ Status Type1::attach_real_group(IommuGroup& group) {
   if (!unit->properties().isolated_msi && !parameters_->allow_unsafe_interrupts) {
     spdlog::warn(
         "group {}: its IOMMU unit {} does not isolate interrupts; with allow_unsafe_interrupts=1 "
-        "the group "
-        "can be used all the same",
+        "the group can be used all the same",
         group.id(), unit->properties().name);
     return fail(EPERM);
   }

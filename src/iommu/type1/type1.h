@@ -215,9 +215,9 @@ class Type1 final : public Iommu, public DmaPath {
   std::uint64_t page_sizes_ = 0;  // that every domain has
   MappingTree mappings_;          // owns what it holds; readers need only an RCU section
   std::uint32_t dma_avail_;
-  std::atomic<std::uint32_t> vaddr_invalid_ =
-      0;                                      // mappings that wait for a vaddr; readable by anyone
-  std::atomic<bool> dirty_tracking_ = false;  // readable by anyone
+  // Readable by anyone; the first counts the mappings that wait for a vaddr.
+  std::atomic<std::uint32_t> vaddr_invalid_ = 0;
+  std::atomic<bool> dirty_tracking_ = false;
   std::atomic<std::uint64_t> generation_{1};  // readable by anyone
 
   std::mutex resolve_lock_;  // for Mapping::resolve; taken last
