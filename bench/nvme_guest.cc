@@ -43,6 +43,7 @@ struct Options {
   unsigned rounds = 9;
   unsigned milliseconds = 500;
   unsigned megabytes = 256;
+  unsigned piece = 4096;
   std::string mode = "seccomp=auto";
   bool poll = false;
   std::string filter;
@@ -56,8 +57,8 @@ class Image {
     std::string path = options.directory + "/nvme_guest.XXXXXX";
     const Fd file(check(mkstemp(path.data()), path));
     path_ = std::filesystem::canonical(path);
-    std::vector<char> data(1 << 20);
-    for (unsigned i = 0; i < options.megabytes; ++i) {
+    std::vector<char> data(options.piece);
+    for (std::size_t i = 0; i < (std::size_t{options.megabytes} << 20) / options.piece; ++i) {
       std::ranges::fill(data, static_cast<char>(i + 1));
       check(write(file.get(), data.data(), data.size()), path_);
     }
@@ -133,6 +134,8 @@ struct Sample {
   double server_us = 0;   // CPU time
   double guest_us = 0;
 };
+
+constexpr unsigned kPatience = 60 + 60;  // seconds: the longest load, and some more
 
 class Guest {
  public:
@@ -211,12 +214,19 @@ class Guest {
   // A line that begins with `what`; others are the kernel's.
   std::string expect(std::string_view what) {
     std::array<char, 512> line{};
+    alarm(kPatience);
     while (fgets(line.data(), line.size(), from_) != nullptr) {
       const std::string_view text(line.data());
-      if (text.starts_with(what)) return line.data();
+      if (text.starts_with(what)) {
+        alarm(0);
+        return line.data();
+      }
       if (text.starts_with("error")) throw std::runtime_error("the guest: " + std::string(text));
     }
-    throw std::runtime_error("the guest ended without a word");
+    throw std::runtime_error(errno == EINTR
+                                 ? "the guest is silent; User-Mode Linux may have missed "
+                                   "a signal, try again"
+                                 : "the guest ended without a word");
   }
 
   pid_t pid_ = -1;
@@ -306,12 +316,19 @@ int main(int argc, char** argv) {
   app.add_option("--milliseconds", options.milliseconds, "of each measurement")
       ->check(CLI::Range(10, 60000));
   app.add_option("--megabytes", options.megabytes, "of the image")->check(CLI::Range(16, 65536));
+  app.add_option(
+         "--piece", options.piece,
+         "bytes that the image is written in at once, which decides on the file system's folios")
+      ->check(CLI::Range(512, 1 << 20));
   app.add_option("--mode", options.mode, "how the guest's processes run: seccomp=off, on or auto");
   app.add_flag("--poll", options.poll,
                "the guest's program asks again and again, and never sleeps");
   app.add_option("--filter", options.filter, "only rows with this text");
   CLI11_PARSE(app, argc, argv);
   signal(SIGPIPE, SIG_IGN);
+  struct sigaction alarmed = {};  // without SA_RESTART: it ends a read
+  alarmed.sa_handler = [](int) {};
+  sigaction(SIGALRM, &alarmed, nullptr);
   try {
     const Image image(options);
     Guest guest(options, image.path());

@@ -227,11 +227,14 @@ CommandStatus IoCommands::deallocate_more(Request& request) {
 void IoCommands::move(Request& request, Request::Move direction) {
   request.move = direction;
   ++request.operations;
-  const int file = request.target->file();
-  if (direction == Request::Move::from_file) {
-    ring_.read(file, request.transfer.vectors(), request.offset, request);
+  Namespace& target = *request.target;
+  const auto memory = request.transfer.vectors();
+  if (direction == Request::Move::to_file) {
+    ring_.write(target.file(), memory, request.offset, request.durable, request);
+  } else if (const auto bytes = target.cached().read(request.offset, memory); bytes != 0) {
+    ring_.end(request, static_cast<int>(bytes));
   } else {
-    ring_.write(file, request.transfer.vectors(), request.offset, request.durable, request);
+    ring_.read(target.file(), memory, request.offset, request);
   }
 }
 

@@ -86,6 +86,7 @@ std::expected<std::unique_ptr<Namespace>, std::string> Namespace::open(
     made->format_ = static_cast<unsigned>(known - kLbaShifts.begin());
   }
   if (made->blocks() == 0) return failed("too small for one block");
+  made->cached_ = CachedFile(made->file(), made->size_);
 
   const std::uint64_t halves[2] = {fingerprint(fmt::format("{}/{}", identity, nsid)),
                                    fingerprint(fmt::format("{}\\{}", nsid, identity))};

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "devices/nvme/cached_file.h"
 #include "uvfio/fd.h"
 
 namespace uvfio::nvme {
@@ -24,6 +25,7 @@ class Namespace {
 
   [[nodiscard]] std::uint32_t id() const { return id_; }
   [[nodiscard]] int file() const { return file_.get(); }
+  [[nodiscard]] CachedFile& cached() { return cached_; }
   [[nodiscard]] std::uint64_t size() const { return size_; }  // bytes
   [[nodiscard]] const std::array<std::uint8_t, 16>& uuid() const { return uuid_; }
 
@@ -48,6 +50,7 @@ class Namespace {
   std::uint32_t id_ = 0;
   Fd file_;
   std::uint64_t size_ = 0;
+  CachedFile cached_;
   bool regular_ = false;
   unsigned format_ = 0;
   std::array<std::uint8_t, 16> uuid_{};

@@ -12,7 +12,7 @@
 namespace uvfio::nvme {
 namespace {
 
-constexpr unsigned kEntries = 256;       // queued at once
+constexpr unsigned kEntries = 256;  // queued at once
 // Above the commands that a controller takes. A flush of several namespaces is several operations:
 // the kernel keeps what finds no room.
 constexpr unsigned kCompletions = 4096;
@@ -93,8 +93,7 @@ bool Ring::write_now(int fd, std::span<const iovec> data, std::uint64_t offset, 
   if (begin < slow_until_) return false;
   const ssize_t written =
       pwritev(fd, data.data(), static_cast<int>(data.size()), static_cast<off_t>(offset));
-  ended_.push_back({&target, written < 0 ? -errno : static_cast<int>(written)});
-  ++in_flight_;
+  end(target, written < 0 ? -errno : static_cast<int>(written));
   const Clock::time_point end = Clock::now();
   if (end - begin > kSlow) slow_until_ = end + kSlowFor;
   return true;
@@ -127,6 +126,11 @@ void Ring::punch_hole(int fd, std::uint64_t offset, std::uint64_t size, IoTarget
                    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset);
   entry->addr = size;
   start(entry, target);
+}
+
+void Ring::end(IoTarget& target, int result) {
+  ended_.push_back({&target, result});
+  ++in_flight_;
 }
 
 void Ring::poll() {

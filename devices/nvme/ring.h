@@ -49,6 +49,9 @@ class Ring {
   // The range reads as zeros afterwards; its space is given back.
   void punch_hole(int fd, std::uint64_t offset, std::uint64_t size, IoTarget& target);
 
+  // For what needed no operation: `target` is told as if there had been one.
+  void end(IoTarget& target, int result);
+
   // Operations begun and not ended, for their targets.
   [[nodiscard]] unsigned in_flight() const { return in_flight_; }
 

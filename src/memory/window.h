@@ -9,7 +9,7 @@
 #include <map>
 #include <memory>
 
-#include "memory/sigbus_guard.h"
+#include "base/sigbus_guard.h"
 #include "uvfio/error.h"
 
 namespace uvfio::memory {

@@ -7,7 +7,7 @@
 
 #include "uvfio/error.h"
 
-namespace uvfio::memory {
+namespace uvfio {
 
 // A mapping whose owner is somebody else's file. A client may ftruncate() its memory at any time,
 // and the next access through our mapping of it raises SIGBUS. While a GuardedRange exists, such an
@@ -44,4 +44,4 @@ class GuardedRange {
   std::uint32_t slot_;
 };
 
-}  // namespace uvfio::memory
+}  // namespace uvfio

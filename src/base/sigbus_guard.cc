@@ -1,4 +1,4 @@
-#include "memory/sigbus_guard.h"
+#include "base/sigbus_guard.h"
 
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -12,7 +12,7 @@
 #include <mutex>
 #include <vector>
 
-namespace uvfio::memory {
+namespace uvfio {
 namespace {
 
 // Each replaced page splits the mapping, and the number of mappings is limited (vm.max_map_count).
@@ -149,4 +149,4 @@ std::uint32_t GuardedRange::faults() const {
   return slots[slot_].faults.load(std::memory_order_relaxed);
 }
 
-}  // namespace uvfio::memory
+}  // namespace uvfio

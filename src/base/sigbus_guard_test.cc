@@ -1,4 +1,4 @@
-#include "memory/sigbus_guard.h"
+#include "base/sigbus_guard.h"
 
 #include <gtest/gtest.h>
 #include <linux/memfd.h>
@@ -13,8 +13,11 @@
 #include "uvfio/fd.h"
 #include "uvfio/memory.h"
 
-namespace uvfio::memory {
+namespace uvfio {
 namespace {
+
+using memory::kPageSize;
+using memory::Window;
 
 Fd file_of(std::uint64_t pages) {
   Fd file(memfd_create("guarded", MFD_CLOEXEC));
@@ -143,4 +146,4 @@ TEST(SigbusGuardDeathTest, WithoutAHandlerBeforeTheSignalKills) {
 }
 
 }  // namespace
-}  // namespace uvfio::memory
+}  // namespace uvfio
