@@ -84,6 +84,12 @@ void Ioat::reset() {
   channel_->reset();
 }
 
+// The watcher touches the registers with the lock held only.
+void Ioat::hold_still(const std::function<void()>& change) {
+  const Entry entry(*this);
+  change();
+}
+
 void Ioat::bus_master_changed(bool enabled) {
   const Entry entry(*this);
   master_ = enabled;

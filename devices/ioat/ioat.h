@@ -24,6 +24,7 @@ class Ioat final : public pci::Model {
   std::uint64_t read_bar(unsigned bar, std::uint64_t offset, unsigned width) override;
   void write_bar(unsigned bar, std::uint64_t offset, unsigned width, std::uint64_t value) override;
   void reset() override;
+  void hold_still(const std::function<void()>& change) override;
   void bus_master_changed(bool enabled) override;
   void interrupt_mode_changed() override;
 

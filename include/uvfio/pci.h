@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -85,7 +86,8 @@ class Port {
   virtual ~Port() = default;
 
   // Memory behind the mappable parts of a BAR, the whole BAR's size from its offset 0; empty if
-  // nothing of it is mappable. Clients write it at any time: read it with atomics, once.
+  // nothing of it is mappable. Clients write it at any time: read it with atomics, once. A model
+  // with threads that write it overrides Model::hold_still.
   [[nodiscard]] virtual std::span<std::byte> bar_memory(unsigned bar) = 0;
 
   // A DMA engine; one for each thread or queue. Accesses fail with EACCES while the function is no
@@ -124,6 +126,11 @@ class Model {
   // as after power-on. On return no DMA is under way, no vfio::Dma or hold of the model's exists,
   // and its threads touch neither until a register access starts them again.
   virtual void reset() = 0;
+
+  // Calls `change` once, while no thread of the model's own writes to bar_memory: the memory moves
+  // to another file at the same addresses, when decoding changes and clients lose their mappings or
+  // get them back. Never beside an access or reset().
+  virtual void hold_still(const std::function<void()>& change) { change(); }
 
   // The driver has turned bus mastering on or off (command register).
   virtual void bus_master_changed(bool enabled) { static_cast<void>(enabled); }

@@ -3,29 +3,53 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <span>
 
+#include "base/sigbus_guard.h"
 #include "uvfio/error.h"
 #include "uvfio/fd.h"
 #include "uvfio/pci.h"
 
 namespace uvfio::pci {
 
+// Clients that have mapped the file can be denied it: it becomes empty, so that their next access
+// raises SIGBUS (what they get from vfio_pci_mmap_huge_fault), and what it held is in another file
+// until it is shown again. This process always sees the memory, at the same place.
 class BarMemory {
  public:
-  // Errors of memfd_create, ftruncate and mmap. Without mappable parts there is no file.
+  // Not shown. Errors of memfd_create, ftruncate and mmap. Without mappable parts there is no file.
   [[nodiscard]] static Result<BarMemory> create(const Description& description);
   BarMemory(BarMemory&& other) noexcept;
   ~BarMemory();
 
-  [[nodiscard]] const Fd* file() const { return file_ ? &file_ : nullptr; }
+  // The clients' file.
+  [[nodiscard]] const Fd* file() const { return shown_ ? &shown_ : nullptr; }
   // The whole BAR, of which only the mappable parts are shown; empty: nothing of it is mappable.
-  [[nodiscard]] std::span<std::byte> bar(unsigned bar) const { return bars_[bar]; }
+  [[nodiscard]] std::span<std::byte> bar(unsigned bar) const { return bars_[bar].memory; }
+
+  [[nodiscard]] bool visible() const { return visible_; }
+  // Nothing in this process writes the memory meanwhile. Without memory for that all stays as it
+  // is (and is logged).
+  void set_visible(bool visible);
 
  private:
+  struct Window {
+    std::span<std::byte> memory;
+    std::uint64_t offset = 0;  // in the file
+    // A client that may open the file of its mapping can make it shorter.
+    std::optional<GuardedRange> guard;
+  };
+
   BarMemory() = default;
-  Fd file_;
-  std::array<std::span<std::byte>, 6> bars_;
+  [[nodiscard]] Status move(const Fd& from, const Fd& to);
+
+  Fd shown_;
+  Fd kept_;
+  std::uint64_t end_ = 0;  // size of whichever has the memory
+  bool visible_ = false;
+  std::array<Window, 6> bars_;
 };
 
 }  // namespace uvfio::pci

@@ -118,7 +118,8 @@ void Function::config_set_locked(std::uint16_t offset, std::uint8_t width, std::
   const auto bytes = std::as_bytes(std::span(&value, 1)).first(width);
   static_cast<void>(config_.write(offset, bytes));  // inside: the callers have checked
   if (has_flr() && (config_.get(map_.pcie + PCI_EXP_DEVCTL, 2) & PCI_EXP_DEVCTL_BCR_FLR) != 0) {
-    return reset_locked();
+    reset_locked();
+    return settle_mappings_locked();
   }
   if (map_.power_management != 0) apply_power_state_locked();
   apply_config_locked();
@@ -172,6 +173,21 @@ void Function::apply_config_locked() {
   if (bus_master_.exchange(master, std::memory_order_acq_rel) != master) {
     model_->bus_master_changed(master);
   }
+  settle_mappings_locked();
+}
+
+// Not while a reset has decoding off for a moment: a client's access then comes before or after.
+void Function::settle_mappings_locked() {
+  const bool visible = memory_enabled_ && !mappings_denied_;
+  if (memory_.file() == nullptr || visible == memory_.visible()) return;
+  const std::unique_lock lock(access_);
+  model_->hold_still([&] { memory_.set_visible(visible); });
+}
+
+void Function::deny_mappings(bool denied) {
+  const std::scoped_lock lock(config_mutex_);
+  mappings_denied_ = denied;
+  settle_mappings_locked();
 }
 
 // --- BARs.
@@ -346,6 +362,7 @@ void Function::hot_reset() {
 void Function::reset() {
   const std::scoped_lock lock(config_mutex_);
   reset_locked();
+  settle_mappings_locked();
 }
 
 void Function::reset_locked() {

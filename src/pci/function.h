@@ -68,8 +68,10 @@ class Function final : private Port {
   // The ROM BAR's size: a power of two, 0 without ROM. Its bytes are description().rom, then 0xff.
   [[nodiscard]] std::uint64_t rom_size() const { return map_.rom_size; }
   // A sparse memfd laid out as VFIO's device file (region index << 40), with the mappable parts of
-  // BARs. nullptr: nothing is mappable.
+  // BARs. nullptr: nothing is mappable. While memory BARs cannot be accessed, or access through
+  // mappings is denied, mappings of it raise SIGBUS; afterwards they show the memory again.
   [[nodiscard]] const Fd* mmap_backing() const { return memory_.file(); }
+  void deny_mappings(bool denied);
 
   // --- Interrupts: what a driver of the host does with them.
 
@@ -133,6 +135,7 @@ class Function final : private Port {
   void config_set_locked(std::uint16_t offset, std::uint8_t width, std::uint32_t value);
   void refresh_config_locked();
   void apply_config_locked();
+  void settle_mappings_locked();
   void apply_power_state_locked();
   void reset_locked();
   void reset_and_restore_locked();
@@ -140,12 +143,13 @@ class Function final : private Port {
   const Description& description_;  // the model's
   const ConfigMap map_;
   const ConfigSpace power_on_;
-  const BarMemory memory_;
+  BarMemory memory_;
   InterruptUnit interrupts_;
 
-  std::mutex config_mutex_;  // guards config_ and power_state_
+  std::mutex config_mutex_;  // guards config_, power_state_ and mappings_denied_
   ConfigSpace config_;
   unsigned power_state_ = 0;
+  bool mappings_denied_ = false;
 
   std::shared_mutex access_;
   // What the configuration comes to. Changed with config_mutex_ held.

@@ -4,9 +4,13 @@
 #include <gtest/gtest.h>
 #include <linux/pci_regs.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <bit>
+#include <csignal>
 #include <map>
+#include <optional>
 
 #include "pci/model_for_test.h"
 
@@ -163,6 +167,74 @@ TEST_F(FunctionTest, MappablePartsAreMemory) {
   static_cast<char*>(map)[0] = 9;
   EXPECT_EQ(read(0, 0x1000, 1), 9u);
   munmap(map, 0x1000);
+}
+
+// One page of a client's mapping: its first byte, or nothing where an access raises SIGBUS.
+class ClientMapping {
+ public:
+  explicit ClientMapping(const Function& function)
+      : page_(static_cast<volatile char*>(mmap(nullptr, 0x1000, PROT_READ | PROT_WRITE, MAP_SHARED,
+                                               function.mmap_backing()->get(), 0x1000))) {}
+  ~ClientMapping() { munmap(const_cast<char*>(page_), 0x1000); }
+  void store(char value) { *page_ = value; }
+  // In a process of its own, which may die of it.
+  [[nodiscard]] std::optional<char> load() const {
+    const pid_t child = fork();
+    if (child == 0) {
+      signal(SIGBUS, SIG_DFL);
+      _exit(*page_);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS) return std::nullopt;
+    return static_cast<char>(WEXITSTATUS(status));
+  }
+
+ private:
+  volatile char* page_;
+};
+
+TEST_F(FunctionTest, MappingsFollowDecoding) {
+  const ClientMapping client(*function_);
+  std::byte& mine = model_->port->bar_memory(0)[0x1000];
+  EXPECT_EQ(client.load(), std::nullopt) << "not decoded after power-on";
+  mine = std::byte{1};
+  command(PCI_COMMAND_MEMORY);
+  EXPECT_EQ(client.load(), 1) << "what the model had written meanwhile";
+  ClientMapping(*function_).store(2);
+  EXPECT_EQ(mine, std::byte{2});
+  command(0);
+  EXPECT_EQ(client.load(), std::nullopt);
+  EXPECT_EQ(mine, std::byte{2}) << "the model's memory stays";
+  mine = std::byte{3};
+  command(PCI_COMMAND_MEMORY);
+  EXPECT_EQ(client.load(), 3);
+
+  function_->deny_mappings(true);
+  EXPECT_EQ(client.load(), std::nullopt);
+  EXPECT_EQ(read(0, 0x1000, 1), 3u) << "accesses of other kinds go on";
+  function_->deny_mappings(false);
+  EXPECT_EQ(client.load(), 3);
+
+  function_->set_power_state(3);
+  EXPECT_EQ(client.load(), std::nullopt);
+  function_->set_power_state(0);
+  command(PCI_COMMAND_MEMORY);
+  EXPECT_NE(client.load(), std::nullopt);
+  ASSERT_TRUE(function_->reset_function());
+  EXPECT_NE(client.load(), std::nullopt) << "decoding is as before";
+  EXPECT_EQ(model_->stills, 7u);
+}
+
+TEST_F(FunctionTest, AClientThatShortensTheFileHarmsItselfOnly) {
+  command(PCI_COMMAND_MEMORY);
+  ASSERT_EQ(ftruncate(function_->mmap_backing()->get(), 0), 0);
+  write(0, 0x1000, 8, 1);
+  EXPECT_EQ(read(0, 0x1000, 8), 1u);
+  command(0);
+  command(PCI_COMMAND_MEMORY);
+  const ClientMapping client(*function_);
+  EXPECT_NE(client.load(), std::nullopt);
 }
 
 TEST_F(FunctionTest, BusMasterIsToldAndGates) {

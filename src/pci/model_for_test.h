@@ -59,11 +59,16 @@ class TestModel final : public Model {
     accesses.push_back({'w', bar, offset, width, value});
   }
   void reset() override { ++resets; }
+  void hold_still(const std::function<void()>& change) override {
+    ++stills;
+    change();
+  }
   void bus_master_changed(bool enabled) override { masters.push_back(enabled); }
 
   Port* port = nullptr;
   std::vector<Access> accesses;
   unsigned resets = 0;
+  unsigned stills = 0;
   std::vector<bool> masters;
 
  private:

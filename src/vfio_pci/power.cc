@@ -57,6 +57,7 @@ Status Power::enter_low_power(std::optional<EventFd> wake_up) {
   const std::lock_guard lock(mutex_);
   if (low_power_) return fail(EINVAL);
   low_power_ = true;
+  function_.deny_mappings(true);
   sleeps_until_request_ = wake_up.has_value();
   wake_up_ = std::move(wake_up);
   return {};
@@ -64,18 +65,21 @@ Status Power::enter_low_power(std::optional<EventFd> wake_up) {
 
 void Power::exit_low_power() {
   const std::lock_guard lock(mutex_);
-  low_power_ = false;
-  sleeps_until_request_ = false;
-  wake_up_.reset();
+  leave_low_power_locked();
 }
 
 void Power::wake_up() {
   const std::lock_guard lock(mutex_);
   if (!wake_up_) return;
   wake_up_->signal();
-  wake_up_.reset();
-  sleeps_until_request_ = false;
+  leave_low_power_locked();
+}
+
+void Power::leave_low_power_locked() {
   low_power_ = false;
+  sleeps_until_request_ = false;
+  wake_up_.reset();
+  function_.deny_mappings(false);
 }
 
 }  // namespace uvfio::vfio_pci

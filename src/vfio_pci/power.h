@@ -51,6 +51,7 @@ class Power {
 
  private:
   void wake_up();
+  void leave_low_power_locked();
 
   pci::Function& function_;
   std::mutex mutex_;                 // guards the rest
