@@ -292,12 +292,13 @@ bool Channel::write_completion() {
   const auto where = registers_.load<std::uint64_t>(kChanCmp);
   if (where % sizeof status == 0) {
     // In one piece, and after all data: drivers poll it.
-    if (const auto window =
-            engine_->descriptors.translate(where, sizeof status, vfio::Prot::write)) {
+    const auto window = engine_->descriptors.translate(where, sizeof status, vfio::Prot::write);
+    if (window) {
       std::atomic_ref(*reinterpret_cast<std::uint64_t*>(window->data()))
           .store(status, std::memory_order_release);
       return true;
     }
+    if (window.error() != Errno{EOPNOTSUPP}) return false;
   }
   return engine_->descriptors.write(where, std::as_bytes(std::span(&status, 1))).has_value();
 }

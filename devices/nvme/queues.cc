@@ -93,8 +93,9 @@ void Queues::use_shadow(vfio::Dma dma, std::uint64_t doorbells, std::uint64_t ev
 // `otherwise` where host memory is not there: the real doorbells go on working.
 std::uint32_t Queues::load_shadow(unsigned index, std::uint32_t otherwise) {
   const std::uint64_t iova = shadow_->doorbells + index * sizeof(std::uint32_t);
-  if (auto window = shadow_->dma.translate(iova, sizeof(std::uint32_t), vfio::Prot::read))
-    return word_at(window->data()).load(std::memory_order_acquire);
+  const auto window = shadow_->dma.translate(iova, sizeof(std::uint32_t), vfio::Prot::read);
+  if (window) return word_at(window->data()).load(std::memory_order_acquire);
+  if (window.error() != Errno{EOPNOTSUPP}) return otherwise;
   std::uint32_t value = 0;
   if (!shadow_->dma.read(iova, std::as_writable_bytes(std::span(&value, 1)))) return otherwise;
   return value;
@@ -102,10 +103,9 @@ std::uint32_t Queues::load_shadow(unsigned index, std::uint32_t otherwise) {
 
 void Queues::store_event_index(unsigned index, std::uint32_t value) {
   const std::uint64_t iova = shadow_->event_indexes + index * sizeof(std::uint32_t);
-  if (auto window = shadow_->dma.translate(iova, sizeof(std::uint32_t), vfio::Prot::write)) {
-    word_at(window->data()).store(value, std::memory_order_release);
-    return;
-  }
+  const auto window = shadow_->dma.translate(iova, sizeof(std::uint32_t), vfio::Prot::write);
+  if (window) return word_at(window->data()).store(value, std::memory_order_release);
+  if (window.error() != Errno{EOPNOTSUPP}) return;
   static_cast<void>(shadow_->dma.write(iova, std::as_bytes(std::span(&value, 1))));
 }
 

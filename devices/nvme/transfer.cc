@@ -48,12 +48,12 @@ int Transfer::hold(vfio::Dma& dma, const Segment& segment, vfio::Prot prot) {
     return 0;
   };
   const int error = take(segment.iova, segment.size);
-  if (error != EINVAL) return error;
+  if (error != EOPNOTSUPP) return error;
   // Neighbours may be in two mappings, whose border is a page's.
   const std::uint64_t end = segment.iova + segment.size;
   for (std::uint64_t at = segment.iova; at != end;) {
     const std::uint64_t run = std::min(kPage - at % kPage, end - at);
-    if (run == segment.size) return EINVAL;
+    if (run == segment.size) return error;
     if (const int failed = take(at, run); failed != 0) return failed;
     at += run;
   }
