@@ -91,8 +91,10 @@ bool Ring::write_now(int fd, std::span<const iovec> data, std::uint64_t offset, 
   using Clock = std::chrono::steady_clock;
   const Clock::time_point begin = Clock::now();
   if (begin < slow_until_) return false;
-  const ssize_t written =
-      pwritev(fd, data.data(), static_cast<int>(data.size()), static_cast<off_t>(offset));
+  const auto where = static_cast<off_t>(offset);
+  const ssize_t written = data.size() == 1
+                              ? pwrite(fd, data[0].iov_base, data[0].iov_len, where)
+                              : pwritev(fd, data.data(), static_cast<int>(data.size()), where);
   end(target, written < 0 ? -errno : static_cast<int>(written));
   const Clock::time_point end = Clock::now();
   if (end - begin > kSlow) slow_until_ = end + kSlowFor;
