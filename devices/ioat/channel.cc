@@ -43,6 +43,8 @@ void Channel::reset() {
   state_ = ChanState::halted;
   setup_seen_ = {};
   interrupts_were_off_ = false;
+  suspended_halted_ = false;
+  control_then_ = control();
 }
 
 // ---- Accesses that trap
@@ -88,16 +90,17 @@ bool Channel::observe() {
     setup_seen_ = setup;
     something = true;
   }
-  // A driver looks for the halt right after a reset, and takes any halt that it sees after its
-  // first doorbell for an error. Through a mapping, both are one and the same read; but between
-  // them a driver enables its interrupts.
+  // A chain address arms the channel. But a driver takes any halt that it sees once it has written
+  // one for an error, while right after a reset it looks for the halt: through a mapping, both are
+  // one and the same read. Between them it enables its interrupts or, if it has none, says in
+  // CHANCTRL what errors should do.
   if (state_ == ChanState::halted && errors_ == 0) {
-    if (port_.interrupt_mode() == pci::InterruptMode::none) {
-      interrupts_were_off_ = true;
-    } else if (interrupts_were_off_) {
+    const bool interrupts_off = port_.interrupt_mode() == pci::InterruptMode::none;
+    if ((!interrupts_off && interrupts_were_off_) || control() != control_then_ || setup[1] != 0) {
       publish(ChanState::armed);
       something = true;
     }
+    interrupts_were_off_ |= interrupts_off;
   }
   return something;
 }
@@ -116,6 +119,10 @@ bool Channel::observe_command() {
     something = true;
   }
   return something;
+}
+
+std::uint16_t Channel::control() const {
+  return registers_.load<std::uint16_t>(kChanCtrl) & static_cast<std::uint16_t>(~ChanCtrl::kRearm);
 }
 
 bool Channel::observe_errors() {
@@ -158,11 +165,15 @@ void Channel::command(std::uint8_t bits) {
     acknowledge();
     armed_ = true;
     missed_ = false;
-    stop(ChanState::halted);
+    // A driver that has suspended a halted channel does not look for the halt that comes of a
+    // reset, and DPDK's has little patience later.
+    stop(suspended_halted_ ? ChanState::armed : ChanState::halted);
+    suspended_halted_ = false;
     interrupts_were_off_ = port_.interrupt_mode() == pci::InterruptMode::none;
   } else if ((bits & ChanCmd::kAbort) != 0) {
     stop(ChanState::halted);
   } else if ((bits & ChanCmd::kSuspend) != 0) {
+    suspended_halted_ = state_ == ChanState::halted;
     if (!stopped()) stop(ChanState::suspended);
   } else if ((bits & ChanCmd::kResume) != 0) {
     if (state_ == ChanState::suspended) resume();
@@ -189,9 +200,13 @@ void Channel::resume() {
 
 void Channel::stop(ChanState state) {
   const auto count = registers_.exchange<std::uint16_t>(kDmaCount, 0);
-  if (!stopped()) issued_ = count;
   interrupts_were_off_ = false;
-  registers_.store(kChainAddr, std::uint64_t{0});
+  control_then_ = control();
+  // While it is stopped, a chain address is for what comes: DPDK writes one right behind a reset.
+  if (!stopped()) {
+    issued_ = count;
+    registers_.store(kChainAddr, std::uint64_t{0});
+  }
   publish(state);
 }
 

@@ -45,6 +45,7 @@ class Channel {
   bool observe_command();
   bool observe_errors();
   bool observe_count();
+  [[nodiscard]] std::uint16_t control() const;  // CHANCTRL but for the re-arm bit
   void command(std::uint8_t bits);
   void clear_errors(std::uint32_t bits);
   void start(std::uint64_t chain);
@@ -79,7 +80,10 @@ class Channel {
   bool armed_ = true;    // the next interrupt may be sent
   bool missed_ = false;  // one came while it might not
   bool intx_ = false;
-  bool interrupts_were_off_ = false;  // since the channel was stopped
+  // Since the channel was stopped, and then.
+  bool interrupts_were_off_ = false;
+  std::uint16_t control_then_ = 0;
+  bool suspended_halted_ = false;  // the last command: a suspend while halted
 
   // CHANCMP and CHAINADDR as last seen: written before a start, and so a sign that one is near.
   std::array<std::uint64_t, 2> setup_seen_{};

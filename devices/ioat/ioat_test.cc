@@ -201,6 +201,46 @@ TEST_F(IoatTest, MappedDriverRepeatsItself) {
   EXPECT_EQ(registers_.get(kChanErr), 0u);
 }
 
+// DPDK's has no interrupts, and does not start a channel that is halted.
+TEST_F(IoatTest, MappedDriverWithoutInterruptsFindsItArmed) {
+  for (int round = 0; round < 2; ++round) {
+    if (round == 0) {
+      reset_channel();
+      registers_.set(kChanCtrl, ChanCtrl::kErrorCompletion | ChanCtrl::kAnyErrorAbort);
+      wait(kChanSts, [](std::uint64_t status) {
+        return status == static_cast<std::uint64_t>(ChanState::armed);
+      });
+    } else {
+      registers_.set(kChanCmd, ChanCmd::kSuspend);
+      wait(kChanCmd, [](std::uint64_t command) { return command == 0; });
+      EXPECT_EQ(state(), ChanState::halted);
+      registers_.set(kChanCmd, ChanCmd::kReset);
+      wait(kChanCmd, [](std::uint64_t command) { return command == 0; });
+      EXPECT_EQ(state(), ChanState::armed);
+    }
+    fill_source(8);
+    descriptor(0) = copy(kSource, kDestination, 8);
+    registers_.set(kChainAddr, descriptor_iova(0));
+    EXPECT_EQ(state(), ChanState::armed);
+    registers_.set(kDmaCount, 1);
+    wait_for(ChanState::idle);
+    EXPECT_TRUE(copied(8));
+    suspend();
+    // How it recovers: it waits for nothing but the channel's being armed.
+    registers_.set(kChanCmd, ChanCmd::kReset);
+    registers_.set(kChainAddr, descriptor_iova(0));
+    wait_for(ChanState::armed);
+    std::memset(memory_ + kDestination, 0, 8);
+    registers_.set(kDmaCount, 1);
+    wait_for(ChanState::idle);
+    EXPECT_TRUE(copied(8));
+    suspend();
+    // The next driver's.
+    ioat_->reset();
+    master(true);
+  }
+}
+
 TEST_F(IoatTest, MappedDriverGetsOneMessageForEachStart) {
   reset_channel();
   enable_msix();

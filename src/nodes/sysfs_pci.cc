@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/number.h"
@@ -95,9 +96,14 @@ void SysfsPci::driver_registered(pci::Driver& driver) {
         true);
   }
   builder.attribute(*directory, write_only("uevent", store_uevent));
-  if (driver.name() == "vfio-pci") builder.link(path, "module", "module/vfio_pci");
-  // driverctl loads a module of the driver's name unless it is there; ours need no loading.
-  builder.attribute(*builder.directory("module/" + driver.name()), constant("initstate", "live\n"));
+  // Ours need no loading: driverctl loads a module of the driver's name unless it is there,
+  // dpdk-devbind looks for that of the module.
+  std::string module = driver.name();
+  std::ranges::replace(module, '-', '_');
+  for (const std::string& name : {driver.name(), module}) {
+    builder.attribute(*builder.directory("module/" + name), constant("initstate", "live\n"));
+  }
+  builder.link(path, "module", "module/" + module);
 }
 
 void SysfsPci::driver_unregistered(pci::Driver& driver) {

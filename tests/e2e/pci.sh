@@ -74,6 +74,7 @@ TEXT
 case_drivers_bind_and_unbind() {
   inside --pci edu >output <<'SCRIPT'
 drivers=/sys/bus/pci/drivers
+for each in vfio-pci pci-stub nvme ioatdma; do basename "$(readlink -f $drivers/$each/module)"; done
 driver
 write "$UVFIO_PCI" $drivers/vfio-pci/bind
 write "$UVFIO_PCI" $drivers/nvme/unbind
@@ -95,6 +96,10 @@ cat "$d/driver_override"
 write 9999:99:99.9 /sys/bus/pci/drivers_probe
 SCRIPT
   cat >expected <<'TEXT'
+vfio_pci
+pci_stub
+nvme
+ioatdma
 vfio-pci
 No such device
 No such device
