@@ -45,6 +45,8 @@ FuseServer::Impl::~Impl() {
   std::function<bool()> send_pill;
   if (control_) {
     send_pill = [this] { return private_ioctls_.ask(control_, kPill).has_value(); };
+  } else {
+    self_.stop();  // its root keeps the mount, whose end has to end the workers
   }
   session_.stop_workers(send_pill);
   operations_.drop_files();
@@ -61,12 +63,13 @@ std::string FuseServer::Impl::start() {
   }
   session_.workers().set_own_thread(self_.thread());
   const auto turn = self_.turn();
-  if (auto control = self_.open(".", O_RDONLY | O_DIRECTORY)) {
-    control_ = std::move(*control);
+  auto control = self_.open(".", O_RDONLY | O_DIRECTORY);
+  if (!control) {
+    return fmt::format("cannot open the FUSE file system: {}", strerror(value(control.error())));
   }
+  control_ = std::move(*control);
   struct statx info {};
-  if (!control_ ||
-      ::statx(session_.root().get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &info) != 0) {
+  if (::statx(session_.root().get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &info) != 0) {
     return fmt::format("cannot open the FUSE file system: {}", strerror(errno));
   }
   device_ = makedev(info.stx_dev_major, info.stx_dev_minor);

@@ -542,6 +542,18 @@ TEST_F(FuseServerTest, WithoutPassthroughNothingCanBeShared) {
   EXPECT_EQ(mmap(nullptr, 4096, PROT_READ, MAP_SHARED, fd.get(), 0), MAP_FAILED);
 }
 
+TEST_F(FuseServerTest, StartEndsWhenTheRootCannotBeOpened) {
+  if (!server_) return;
+  server_.reset();
+  // A file of nobody is closed to root, too.
+  root_->set_mode(0);
+  root_->set_uid(static_cast<uid_t>(-1));
+  root_->set_gid(static_cast<gid_t>(-1));
+  const auto server = FuseServer::create(root_, {});
+  ASSERT_FALSE(server);
+  EXPECT_EQ(server.error(), "cannot open the FUSE file system: Permission denied");
+}
+
 TEST_F(FuseServerTest, SurvivesManyClients) {
   add_probe("dev");
   add_attribute("rw", 0644);

@@ -89,7 +89,7 @@ struct SelfClient::Answer {
   int error = 0;
 };
 
-SelfClient::~SelfClient() {
+void SelfClient::stop() {
   socket_.reset();
   if (thread_.joinable()) thread_.join();
 }
