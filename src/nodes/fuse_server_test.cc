@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -540,6 +541,32 @@ TEST_F(FuseServerTest, WithoutPassthroughNothingCanBeShared) {
   add_probe("dev");
   const Fd fd = open("dev");
   EXPECT_EQ(mmap(nullptr, 4096, PROT_READ, MAP_SHARED, fd.get(), 0), MAP_FAILED);
+}
+
+TEST_F(FuseServerTest, OpensOfOurOwnNeedADescriptor) {
+  add_probe("dev");
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{.rlim_cur = 3, .rlim_max = before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const auto turn = server_->self().turn();
+  const auto fd = server_->self().open("dev", O_RDWR);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_FALSE(fd);
+  EXPECT_EQ(fd.error(), Errno{EMFILE});
+  wait_for_closes();
+}
+
+TEST_F(FuseServerTest, StartEndsWhenTheRootCannotBeOpened) {
+  if (!server_) return;
+  server_.reset();
+  // A file of nobody is closed to root, too.
+  root_->set_mode(0);
+  root_->set_uid(static_cast<uid_t>(-1));
+  root_->set_gid(static_cast<gid_t>(-1));
+  const auto server = FuseServer::create(root_, {});
+  ASSERT_FALSE(server);
+  EXPECT_EQ(server.error(), "cannot open the FUSE file system: Permission denied");
 }
 
 TEST_F(FuseServerTest, SurvivesManyClients) {

@@ -52,4 +52,27 @@ ListingHandle::ListingHandle(const Directory& directory) {
   }
 }
 
+std::uint64_t HandleTable::keep(std::shared_ptr<Handle> handle) {
+  const Handle* const key = handle.get();
+  const std::lock_guard lock(mutex_);
+  handles_.emplace(key, std::move(handle));
+  return reinterpret_cast<std::uint64_t>(key);
+}
+
+void HandleTable::drop(std::uint64_t number) {
+  std::shared_ptr<Handle> last;  // goes after the lock
+  const std::lock_guard lock(mutex_);
+  const auto it = handles_.find(reinterpret_cast<const Handle*>(number));
+  if (it != handles_.end()) {
+    last = std::move(it->second);
+    handles_.erase(it);
+  }
+}
+
+void HandleTable::clear() {
+  decltype(handles_) all;  // goes after the lock
+  const std::lock_guard lock(mutex_);
+  all.swap(handles_);
+}
+
 }  // namespace uvfio::nodes

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "nodes/tree.h"
@@ -73,6 +74,19 @@ class ListingHandle final : public Handle {
 
  private:
   std::vector<Entry> entries_;
+};
+
+// Keeps what is open. Thread-safe.
+class HandleTable {
+ public:
+  // The number is the handle's address.
+  std::uint64_t keep(std::shared_ptr<Handle> handle);
+  void drop(std::uint64_t number);
+  void clear();
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<const Handle*, std::shared_ptr<Handle>> handles_;
 };
 
 }  // namespace uvfio::nodes

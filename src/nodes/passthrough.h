@@ -42,7 +42,7 @@ class Passthrough {
   explicit Passthrough(bool wanted) : wanted_(wanted) {}
 
   // To be shown the INIT request and to be given the chance to change its reply (header and
-  // fuse_init_out, in any number of pieces).
+  // fuse_init_out, a piece each: so libfuse sends it).
   void see_init_request(const void* request, std::size_t size);
   void patch_init_reply(iovec* pieces, int count) const;
 

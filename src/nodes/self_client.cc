@@ -89,7 +89,7 @@ struct SelfClient::Answer {
   int error = 0;
 };
 
-SelfClient::~SelfClient() {
+void SelfClient::stop() {
   socket_.reset();
   if (thread_.joinable()) thread_.join();
 }
@@ -156,6 +156,8 @@ Result<Fd> SelfClient::ask(const Request& request, const Fd* fd) {
     return fail(EIO);
   }
   if (answer.error != 0) return fail(answer.error);
+  // What does not fit into our table is dropped on the way.
+  if (request.open && !opened) return fail(EMFILE);
   return opened;
 }
 

@@ -20,11 +20,13 @@ namespace uvfio::nodes {
 class SelfClient {
  public:
   SelfClient() = default;
-  ~SelfClient();
+  ~SelfClient() { stop(); }
   SelfClient(const SelfClient&) = delete;
 
   // `root` is the mount's root. False: no thread, or no table of its own.
   [[nodiscard]] bool start(const Fd& root);
+  // Ends the thread, and lets go of the root. No requests after it.
+  void stop();
   // Whom requests come from, as the server sees it.
   [[nodiscard]] pid_t thread() const { return thread_id_; }
 
