@@ -303,7 +303,7 @@ case_rest_of_dev_and_sys_is_the_same() {
   expect "entries that are missing" '' "$(grep '^<' changes || true)"
   # Nothing comes but what is ours; what the machine has already is not in the list of changes.
   expect "unexpected entries" '' "$(grep '^>' changes | grep -vxE \
-      '> (/dev vfio d|/sys/bus mdev d|/sys/class (mdev_bus|mtty|nvme|vfio|vfio-dev) d|/sys/devices/virtual (mtty|nvme|vfio) d|/sys/kernel (iommu_groups|uvfio) d|/sys/module (vfio|vfio_iommu_type1|vfio[-_]pci|vfio_pci_core|pci-stub|nvme|ioatdma) d) *' || true)"
+      '> (/dev vfio d|/sys/bus mdev d|/sys/class (mdev_bus|mtty|nvme|vfio|vfio-dev) d|/sys/devices/virtual (mtty|nvme|vfio) d|/sys/kernel (iommu_groups|uvfio) d|/sys/module (vfio|vfio_iommu_type1|vfio[-_]pci|vfio_pci_core|pci[-_]stub|nvme|ioatdma) d) *' || true)"
   # And what is there works.
   # shellcheck disable=SC2016 # for the inner shell
   run_uvfio -- sh -c 'echo x >/dev/null && test "$(head -c 4 /dev/zero | wc -c)" -eq 4 && cat /sys/class/net/lo/mtu'
