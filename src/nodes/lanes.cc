@@ -1,7 +1,7 @@
 #include "nodes/lanes.h"
 
+#include <exception>
 #include <memory>
-#include <system_error>
 #include <utility>
 
 namespace uvfio::nodes {
@@ -21,9 +21,11 @@ bool Lanes::start(Task&& task) {
 }
 
 bool Lanes::start_locked(Task&& task) {
-  const auto held = std::make_shared<Task>(std::move(task));
-  const auto self = running_.emplace(running_.end());
+  std::shared_ptr<Task> held;
+  auto self = running_.end();
   try {
+    held = std::make_shared<Task>(std::move(task));
+    self = running_.emplace(running_.end());
     // The new thread cannot get at `*self` before we have left the lock.
     *self = std::thread([this, self, held] {
       (*held)();
@@ -33,9 +35,9 @@ bool Lanes::start_locked(Task&& task) {
       none_running_.notify_all();
     });
     return true;
-  } catch (const std::system_error&) {
-    running_.erase(self);
-    task = std::move(*held);
+  } catch (const std::exception&) {  // no thread, or no memory for it
+    if (self != running_.end()) running_.erase(self);
+    if (held) task = std::move(*held);
     return false;
   }
 }

@@ -18,23 +18,8 @@ namespace uvfio::nodes {
 
 void SlowWrites::start(fuse_req_t request, Handle& target, std::span<const std::byte> data,
                        off_t offset, std::shared_ptr<Channel> channel) {
-  std::uint64_t number = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    number = next_++;
-    writes_[number] = {
-        .request = request, .client = fuse_req_ctx(request)->pid, .channel = std::move(channel)};
-    // May call back at once; under the lock, so that nobody answers, and thereby frees, the request
-    // meanwhile.
-    fuse_req_interrupt_func(
-        request,
-        [](fuse_req_t interrupted, void* which) {
-          FuseOperations::of(interrupted)
-              .slow_writes()
-              .interrupted(reinterpret_cast<std::uint64_t>(which));
-        },
-        reinterpret_cast<void*>(number));
-  }
+  const std::uint64_t number = next_.fetch_add(1);
+  // Before anybody knows of the write: it needs memory.
   Lanes::Task task = [this, number, handle = target.shared_from_this(), offset,
                       copy = std::vector<std::byte>(data.begin(), data.end())]() mutable {
     Result<std::size_t> done = fail(EIO);
@@ -51,6 +36,21 @@ void SlowWrites::start(fuse_req_t request, Handle& target, std::span<const std::
     const WorkerPool::Borrow borrow(write->channel);
     reply_write(write->request, done, copy.size());
   };
+  {
+    const std::lock_guard lock(mutex_);
+    writes_[number] = {
+        .request = request, .client = fuse_req_ctx(request)->pid, .channel = std::move(channel)};
+    // May call back at once; under the lock, so that nobody answers, and thereby frees, the request
+    // meanwhile.
+    fuse_req_interrupt_func(
+        request,
+        [](fuse_req_t interrupted, void* which) {
+          FuseOperations::of(interrupted)
+              .slow_writes()
+              .interrupted(reinterpret_cast<std::uint64_t>(which));
+        },
+        reinterpret_cast<void*>(number));
+  }
   if (!lanes_.start(std::move(task))) {
     if (const auto write = take(number)) {
       fuse_reply_err(write->request, EAGAIN);

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -46,7 +47,7 @@ class SlowWrites {
 
   std::mutex mutex_;
   std::condition_variable taken_;
-  std::uint64_t next_ = 1;
+  std::atomic<std::uint64_t> next_{1};
   std::unordered_map<std::uint64_t, Write> writes_;
   Lanes lanes_;
 };
