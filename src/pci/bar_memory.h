@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "base/sigbus_guard.h"
 #include "uvfio/error.h"
@@ -24,21 +25,24 @@ class BarMemory {
   BarMemory(BarMemory&& other) noexcept;
   ~BarMemory();
 
-  // The clients' file.
+  // The clients' file. They can map all of it; what they leave outside of the mappable parts goes
+  // when it is hidden.
   [[nodiscard]] const Fd* file() const { return shown_ ? &shown_ : nullptr; }
   // The whole BAR, of which only the mappable parts are shown; empty: nothing of it is mappable.
   [[nodiscard]] std::span<std::byte> bar(unsigned bar) const { return bars_[bar].memory; }
 
   [[nodiscard]] bool visible() const { return visible_; }
-  // Nothing in this process writes the memory meanwhile. Without memory for that all stays as it
-  // is (and is logged).
+  // What a client stores meanwhile is kept, or raises SIGBUS. Nothing in this process writes the
+  // memory. Without descriptors or memory for that all stays as it is (and is logged).
   void set_visible(bool visible);
 
  private:
   struct Window {
     std::span<std::byte> memory;
     std::uint64_t offset = 0;  // in the file
-    // A client that may open the file of its mapping can make it shorter.
+    std::vector<Bar::Range> parts;
+    // Between taking the pages away from the file and mapping the other one there is nothing behind
+    // the addresses.
     std::optional<GuardedRange> guard;
   };
 

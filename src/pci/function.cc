@@ -411,9 +411,14 @@ void Function::detach() {
   }
   constexpr auto kCommand = offset_of(ConfigRegister::command);
   config_set_locked(kCommand, 2, config_.get(kCommand, 2) & ~kCommandMaster);
-  const std::unique_lock accesses(access_);
-  model_->reset();
-  interrupts_.set_intx(false);
+  {
+    const std::unique_lock accesses(access_);
+    model_->reset();
+    interrupts_.set_intx(false);
+    // The next user finds nothing of this one's in the file.
+    memory_.set_visible(false);
+  }
+  settle_mappings_locked();
 }
 
 }  // namespace uvfio::pci

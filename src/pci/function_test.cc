@@ -7,8 +7,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <bit>
 #include <csignal>
+#include <cstring>
 #include <map>
 #include <optional>
 
@@ -224,6 +226,52 @@ TEST_F(FunctionTest, MappingsFollowDecoding) {
   ASSERT_TRUE(function_->reset_function());
   EXPECT_NE(client.load(), std::nullopt) << "decoding is as before";
   EXPECT_EQ(model_->stills, 7u);
+}
+
+TEST_F(FunctionTest, StoresAreNotLostWhenMappingsAreTakenAway) {
+  for (int round = 0; round < 200; ++round) {
+    command(PCI_COMMAND_MEMORY);
+    // A client of its own, as its end is SIGBUS. What it has stored last, it says before the next.
+    auto* const said = static_cast<std::atomic<std::uint32_t>*>(
+        mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    auto* const page = static_cast<std::atomic<std::uint32_t>*>(
+        mmap(nullptr, 0x1000, PROT_READ | PROT_WRITE, MAP_SHARED, function_->mmap_backing()->get(),
+             0x1000));
+    const pid_t child = fork();
+    if (child == 0) {
+      signal(SIGBUS, SIG_DFL);
+      for (std::uint32_t i = 1;; ++i) {
+        page[17].store(i);
+        said->store(i);
+      }
+    }
+    while (said->load() < 1000) sched_yield();
+    command(0);
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+    const auto mine = model_->port->bar_memory(0).subspan(0x1000 + 17 * 4);
+    std::uint32_t kept = 0;
+    std::memcpy(&kept, mine.data(), 4);
+    EXPECT_GE(kept, said->load());
+    EXPECT_LE(kept, said->load() + 1);
+    munmap(said, 4096);
+    munmap(page, 0x1000);
+  }
+}
+
+TEST_F(FunctionTest, NothingOfAClientStaysInTheFile) {
+  command(PCI_COMMAND_MEMORY);
+  const int file = function_->mmap_backing()->get();
+  // In a hole between regions, and in a part of the BAR that is not to be mapped.
+  ASSERT_EQ(pwrite(file, "secret", 6, 0x3000), 6);
+  ASSERT_EQ(pwrite(file, "secret", 6, std::int64_t{1} << 40), 6);
+  function_->detach();
+  EXPECT_TRUE(function_->memory_enabled()) << "as the host has it";
+  std::array<char, 6> there{};
+  EXPECT_EQ(pread(file, there.data(), 6, 0x3000), 6);
+  EXPECT_EQ(there, (std::array<char, 6>{}));
+  EXPECT_EQ(lseek(file, std::int64_t{1} << 40, SEEK_DATA), -1);
 }
 
 TEST_F(FunctionTest, AClientThatShortensTheFileHarmsItselfOnly) {
