@@ -29,7 +29,8 @@ class CachedFile {
 
   // Fills `to` from `offset` on, inside `size`: bytes, all of them. 0: not all of it is in the page
   // cache, or cannot be had (an error of the disk, a file that has become shorter). Ask the file
-  // itself, which says why; part of `to` may have been filled.
+  // itself, which says why; part of `to` may have been filled. (Of a page in which the file now
+  // ends, the rest reads as zeros.)
   [[nodiscard]] std::size_t read(std::uint64_t offset, std::span<const iovec> to);
 
  private:

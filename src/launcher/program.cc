@@ -39,27 +39,35 @@ sigset_t awaited_signals() {
 struct SignalState {
   sigset_t mask{};
   struct sigaction child {};
+  struct sigaction file_size {};
 
-  // Ours from now on: SIGCHLD must not be ignored, or children could not be waited for.
+  // Ours from now on: SIGCHLD must not be ignored, or children could not be waited for. A write
+  // beyond RLIMIT_FSIZE, to a disk's image for a client, is to fail and not to end the server.
   static SignalState exchange() {
     SignalState before;
     const struct sigaction defaults {};
     sigaction(SIGCHLD, &defaults, &before.child);
+    struct sigaction ignore {};
+    ignore.sa_handler = SIG_IGN;
+    sigaction(SIGXFSZ, &ignore, &before.file_size);
     const sigset_t awaited = awaited_signals();
     sigprocmask(SIG_BLOCK, &awaited, &before.mask);
     return before;
   }
   void restore() const {
     sigaction(SIGCHLD, &child, nullptr);
+    sigaction(SIGXFSZ, &file_size, nullptr);
     sigprocmask(SIG_SETMASK, &mask, nullptr);
   }
 };
 
+constexpr const char* kReady = "ready";
+
 // Parent and child talk over a socket pair of messages: the parent sends the variables NAME=VALUE
 // of the environment and then the server's root; the child answers with the listener of its filter,
-// or with a reason why not.
+// or with a reason why not; the parent says that it has it.
 void send_fd(const Fd& socket, const Outcome<int>& fd) {
-  std::string text = fd ? "ready" : fd.error();
+  std::string text = fd ? kReady : fd.error();
   iovec part{.iov_base = text.data(), .iov_len = text.size()};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
   msghdr message{};
@@ -154,6 +162,7 @@ Fd receive_start(const Fd& socket) {
       _exit(kExitFailed);
     }
     send_fd(socket, listener->get());
+    if (!receive(socket)) _exit(kExitFailed);  // it did not get there
   }
   signals.restore();
   std::vector<char*> arguments;
@@ -232,6 +241,9 @@ Outcome<Program> Program::fork(const std::vector<std::string>& arguments) {
   }
   Fd parent_end(ends[0]);
   Fd child_end(ends[1]);
+  const sigset_t awaited = awaited_signals();
+  Fd awaited_fd(signalfd(-1, &awaited, SFD_CLOEXEC));
+  if (!awaited_fd) return failure("cannot wait for a program: {}", strerror(errno));
   // What the program leaves running becomes our child, not that of the machine's init.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   const SignalState signals = SignalState::exchange();
@@ -245,7 +257,7 @@ Outcome<Program> Program::fork(const std::vector<std::string>& arguments) {
     if (getppid() != parent) _exit(kExitFailed);
     become_program(arguments, child_end, signals);
   }
-  return Program(pid, std::move(parent_end));
+  return Program(pid, std::move(parent_end), std::move(awaited_fd));
 }
 
 Program::~Program() {
@@ -262,24 +274,23 @@ Outcome<Fd> Program::go(const Fd& server_root, const Environment& environment) {
     static_cast<void>(send(socket_.get(), text.data(), text.size(), MSG_NOSIGNAL));
   }
   send_fd(socket_, server_root.get());
-  auto answer = receive(socket_);
-  socket_.reset();
+  const Fd socket = std::move(socket_);
+  auto answer = receive(socket);
   if (!answer) return failure("the program's process ended before it was ready");
-  if (!answer->fd) return std::unexpected(std::move(answer->text));
+  if (!answer->fd) {
+    if (answer->text == kReady)
+      return failure("there is no descriptor left for the program's filter (ulimit -n)");
+    return std::unexpected(std::move(answer->text));
+  }
+  static_cast<void>(send(socket.get(), kReady, strlen(kReady), MSG_NOSIGNAL));
   return std::move(answer->fd);
 }
 
 int Program::wait() {
-  const sigset_t awaited = awaited_signals();
-  const Fd signals(signalfd(-1, &awaited, SFD_CLOEXEC));
-  if (!signals) {
-    std::fprintf(stderr, "uvfio: cannot wait for the program: %s\n", strerror(errno));
-    return kExitFailed;
-  }
   std::optional<int> status;
   while (!status) {
     signalfd_siginfo info{};
-    if (read(signals.get(), &info, sizeof info) != sizeof info) continue;
+    if (read(signals_.get(), &info, sizeof info) != sizeof info) continue;
     if (info.ssi_signo == SIGCHLD) {
       status = reap(pid_);
     } else if (info.ssi_code != SI_KERNEL) {

@@ -31,7 +31,9 @@ class Program {
   // likes before it executes the program, and no other thread gets the signals.
   [[nodiscard]] static Outcome<Program> fork(const std::vector<std::string>& arguments);
   Program(Program&& other) noexcept
-      : pid_(std::exchange(other.pid_, -1)), socket_(std::move(other.socket_)) {}
+      : pid_(std::exchange(other.pid_, -1)),
+        socket_(std::move(other.socket_)),
+        signals_(std::move(other.signals_)) {}
   Program& operator=(Program&&) = delete;
   // Ends what is left: the process, unless wait() has seen its end, and whatever it has left
   // running. To be destroyed after the server: a process can be killed only when its request has
@@ -49,10 +51,12 @@ class Program {
   [[nodiscard]] pid_t pid() const { return pid_; }
 
  private:
-  Program(pid_t pid, Fd socket) : pid_(pid), socket_(std::move(socket)) {}
+  Program(pid_t pid, Fd socket, Fd signals)
+      : pid_(pid), socket_(std::move(socket)), signals_(std::move(signals)) {}
 
   pid_t pid_;  // 0: waited for; -1: moved away
   Fd socket_;
+  Fd signals_;  // those that wait() awaits
 };
 
 }  // namespace uvfio::launcher

@@ -28,6 +28,9 @@ Outcome<bool> set_common(PciRequest& request, std::string_view key, std::string_
   const auto text = texts.find(key);
   if (text == texts.end()) return false;
   if (value.empty()) return failure("\"{}\" is empty", key);
+  // It becomes the name of a directory.
+  if (key == "driver" && (value.find('/') != value.npos || value == "." || value == ".."))
+    return failure("\"{}\" cannot be the name of a driver", value);
   *text->second = value;
   return true;
 }
@@ -171,7 +174,9 @@ Outcome<PciRequest> parse_pci(std::string_view text) {
     if (equals == item.npos || equals == 0) return failure("\"{}\" is not KEY=VALUE", item);
     const auto common = set_common(request, item.substr(0, equals), item.substr(equals + 1));
     if (!common) return std::unexpected(common.error());
-    if (!*common) request.keys.emplace(item.substr(0, equals), item.substr(equals + 1));
+    if (!*common && !request.keys.emplace(item.substr(0, equals), item.substr(equals + 1)).second) {
+      return failure("\"{}\" is given twice in \"{}\"", item.substr(0, equals), text);
+    }
   }
   return request;
 }

@@ -28,8 +28,8 @@ dpdk_test() {
 }
 
 case_dmadev() {
-  # ioat has to find what is written to its registers. The driver gives it some 2 ms for that before the first start, in
-  # which a busy machine may not let it run once: then, and only then, again.
+  # ioat has to find what is written to its registers, and the driver gives it a millisecond for that before the first
+  # start, in which the scheduler often does not let it run once (devices/ioat/README.md): then, and only then, again.
   for _ in $(seq 30); do
     dpdk_test dmadev_autotest
     grep -q "Device couldn't be recovered" output || break

@@ -108,7 +108,35 @@ $too_many|uvfio: *no room*mtty-1*
 --topology no-such-file.toml|uvfio: *no-such-file.toml*
 --topology broken.toml|uvfio: broken.toml:1: *
 --topology unknown_key.toml|uvfio: unknown_key.toml:3: *colour*
+--pci nvme,file=a,file=b|uvfio: *file*given twice*
+--pci edu,driver=../edu|uvfio: *../edu*driver*
 TABLE
+}
+
+# A limit that the server meets is an error of that call; the program has its signals as they were.
+case_limits() {
+  grep '^Sig[BI]' /proc/self/status >expected
+  run_uvfio -- grep '^Sig[BI]' /proc/self/status
+  diff expected output
+  (
+    ulimit -f 1000
+    run_uvfio --pci endpoint -- echo started
+    expect "exit status" 125 "$status"
+    expect_match "message" "uvfio: *File too large*" "$(cat errors)"
+  )
+  for most in 15 16 17 18 19 20 21 22 23; do
+    (
+      ulimit -n $most
+      run_uvfio -- echo started
+      # Either it runs, or it says why and has started nothing.
+      if [ "$status" = 0 ]; then
+        expect "output with $most descriptors" started "$(cat output)"
+      else
+        expect "output with $most descriptors" '' "$(cat output)"
+        grep -Eq 'Too many open files|ulimit -n' errors || { cat errors; exit 1; }
+      fi
+    )
+  done
 }
 
 case_environment() {
