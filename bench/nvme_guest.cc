@@ -55,20 +55,21 @@ class Image {
  public:
   explicit Image(const Options& options) {
     std::string path = options.directory + "/nvme_guest.XXXXXX";
-    const Fd file(check(mkstemp(path.data()), path));
-    path_ = std::filesystem::canonical(path);
+    file_ = Fd(check(mkstemp(path.data()), path));
+    check(unlink(path.c_str()), path);  // nothing stays, whatever becomes of us
+    path_ = fmt::format("/proc/{}/fd/{}", getpid(), file_.get());
     std::vector<char> data(options.piece);
     for (std::size_t i = 0; i < (std::size_t{options.megabytes} << 20) / options.piece; ++i) {
       std::ranges::fill(data, static_cast<char>(i + 1));
-      check(write(file.get(), data.data(), data.size()), path_);
+      check(write(file_.get(), data.data(), data.size()), path_);
     }
-    check(fdatasync(file.get()), path_);
+    check(fdatasync(file_.get()), path_);
   }
-  ~Image() { unlink(path_.c_str()); }
   Image(const Image&) = delete;
   [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
+  Fd file_;
   std::string path_;
 };
 
