@@ -9,6 +9,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
@@ -250,7 +251,11 @@ class Session {
       default: {
         // What traps nowhere.
         const auto bytes = input_.ConsumeBytes<std::byte>(input_.ConsumeIntegralInRange(0, 8));
-        if (mapping_.empty()) break;
+        // While it does not decode, an access raises SIGBUS, and the file is empty.
+        struct stat backing {};
+        if (mapping_.empty() || fstat(ops().mmap_backing()->get(), &backing) != 0 ||
+            backing.st_size == 0)
+          break;
         const auto at = input_.ConsumeIntegralInRange<std::size_t>(
             0, input_.ConsumeBool() ? 0xc0 : mapping_.size() - bytes.size());
         std::ranges::copy(bytes, mapping_.begin() + static_cast<std::ptrdiff_t>(at));
