@@ -171,7 +171,8 @@ Status Type1::update_vaddr(Mapping* mapping, const MapRequest& request, const Ma
     account_.uncharge(*mapping, charged);
   }
   moved->iommu_mapped = mapping->iommu_mapped;
-  moved->adopt_reach(*mapping);
+  // Pages that no domain holds are looked for at the new address when they are wanted.
+  if (mapping->iommu_mapped) moved->adopt_reach(*mapping);
   moved->pins = std::move(mapping->pins);
   moved->dirty.store(mapping->dirty.exchange(nullptr));
   mappings_.erase(*mapping);
