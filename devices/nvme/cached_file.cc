@@ -8,10 +8,10 @@
 #include <cstring>
 #include <utility>
 
+#include "uvfio/memory.h"
+
 namespace uvfio::nvme {
 namespace {
-
-constexpr std::uint64_t kPage = 4096;
 
 // Asking whether a page is in the page cache takes longer than copying it. One that was there is
 // taken to be there for some seconds: the kernel seldom takes away so soon what is in use, and when
@@ -34,7 +34,8 @@ std::size_t bytes_of(std::span<const iovec> vectors) {
 
 CachedFile::CachedFile(int file, std::uint64_t size) : file_(file), size_(size) {
   // Untouched pages of it take no memory.
-  seen_.reset(static_cast<std::uint16_t*>(std::calloc(size / kPage + 1, sizeof(std::uint16_t))));
+  seen_.reset(static_cast<std::uint16_t*>(
+      std::calloc(size / memory::kPageSize + 1, sizeof(std::uint16_t))));
   if (seen_) map(nullptr);
 }
 
@@ -61,7 +62,7 @@ void CachedFile::map(void* where) {
   if (at != MAP_FAILED) {
     pages_ = static_cast<std::byte*>(at);
     madvise(pages_, size_, MADV_DONTDUMP);
-    if (auto guard = GuardedRange::add(pages_, size_, kPage, false)) {
+    if (auto guard = GuardedRange::add(pages_, size_, memory::kPageSize, false)) {
       guard_ = std::move(*guard);
       return;
     }
@@ -72,8 +73,8 @@ void CachedFile::map(void* where) {
 }
 
 bool CachedFile::cached(std::uint64_t offset, std::uint64_t size) {
-  const std::uint64_t first = offset / kPage;
-  const std::uint64_t end = (offset + size - 1) / kPage + 1;
+  const std::uint64_t first = offset / memory::kPageSize;
+  const std::uint64_t end = (offset + size - 1) / memory::kPageSize + 1;
   const std::uint16_t now = seconds_now();
   const auto fresh = [now](std::uint16_t then) {
     return then != 0 && static_cast<std::uint16_t>(now - then) <= kFresh;
@@ -83,9 +84,12 @@ bool CachedFile::cached(std::uint64_t offset, std::uint64_t size) {
 
   // The neighbours as well, which hardly takes longer.
   const std::uint64_t from = first / kAsk * kAsk;
-  const std::uint64_t to = std::min((end + kAsk - 1) / kAsk * kAsk, (size_ - 1) / kPage + 1);
+  const std::uint64_t to =
+      std::min((end + kAsk - 1) / kAsk * kAsk, (size_ - 1) / memory::kPageSize + 1);
   there_.resize(std::max(there_.size(), to - from));
-  if (mincore(pages_ + from * kPage, (to - from) * kPage, there_.data()) != 0) return false;
+  if (mincore(pages_ + from * memory::kPageSize, (to - from) * memory::kPageSize, there_.data()) !=
+      0)
+    return false;
   for (std::uint64_t page = from; page != to; ++page) {
     if ((there_[page - from] & 1) != 0) seen_[page] = now;
   }

@@ -13,11 +13,10 @@
 
 #include "base/log.h"
 #include "pci/layout.h"
+#include "uvfio/memory.h"
 
 namespace uvfio::pci {
 namespace {
-
-constexpr std::uint64_t kPage = 4096;
 
 Fd make_file() { return Fd(memfd_create("uvfio-bars", MFD_CLOEXEC)); }
 
@@ -127,7 +126,7 @@ Result<BarMemory> BarMemory::create(const Description& description) {
     std::byte* const at = map(memory.kept_, window.offset, bar.size);
     if (at == nullptr) return fail(errno);
     window.memory = {at, bar.size};
-    auto guard = GuardedRange::add(at, bar.size, kPage, true);
+    auto guard = GuardedRange::add(at, bar.size, memory::kPageSize, true);
     if (!guard) return std::unexpected(guard.error());
     window.guard = std::move(*guard);
   }
