@@ -1,12 +1,14 @@
 // The guest's side of nvme_guest: init of a User-Mode Linux, which makes block I/O as it is told. A
 // line of standard input
 //   DEVICE read|write random|sequential sleep|poll BYTES DEPTH MILLISECONDS
+// (sleep: until the disk's interrupt; poll: the disk's driver looks for completions itself)
 // is answered by a line "done OPERATIONS NANOSECONDS INTERRUPTS" or "error TEXT"; the end of the
 // input powers the machine off.
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/aio_abi.h>
+#include <liburing.h>
 #include <linux/fs.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +16,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
-#include <sys/syscall.h>
+#include <sys/time.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -80,66 +82,97 @@ static void no_scheduler(const char* device) {
 struct workplace {
   int device;
   uint64_t blocks;  // of `bytes`
-  aio_context_t context;
-  struct iocb blocks_of_io[kMostDepth];
-  struct iocb* pointers[kMostDepth];
-  struct io_event events[kMostDepth];
+  char* memory;     // registered with the ring, `bytes` for each operation
+  struct io_uring ring;
 };
 
+static volatile sig_atomic_t over;
+
+static void end_of_time(int signal) {
+  (void)signal;
+  over = 1;
+}
+
+// To look at the clock would be a system call for each round.
+static void start_time(unsigned milliseconds) {
+  const struct sigaction action = {.sa_handler = end_of_time};
+  sigaction(SIGALRM, &action, NULL);
+  over = 0;
+  const struct itimerval time = {
+      .it_value = {.tv_sec = milliseconds / 1000, .tv_usec = milliseconds % 1000 * 1000}};
+  setitimer(ITIMER_REAL, &time, NULL);
+}
+
+// Operation `slot`, which has a piece of the memory.
+static void begin(struct workplace* place, const struct load* load, unsigned slot, uint64_t block) {
+  struct io_uring_sqe* entry = io_uring_get_sqe(&place->ring);
+  char* const data = place->memory + (size_t)slot * load->bytes;
+  if (load->direction[0] == 'w') {
+    io_uring_prep_write_fixed(entry, 0, data, load->bytes, block * load->bytes, 0);
+  } else {
+    io_uring_prep_read_fixed(entry, 0, data, load->bytes, block * load->bytes, 0);
+  }
+  entry->flags |= IOSQE_FIXED_FILE;
+  io_uring_sqe_set_data64(entry, slot);
+}
+
 // Keeps `depth` operations going for the time; what has ended is begun anew all at once.
-static int generate(struct workplace* place, const struct load* load, char* memory,
-                    struct result* result) {
-  const int writes = strcmp(load->direction, "write") == 0;
+static int generate(struct workplace* place, const struct load* load, struct result* result) {
   const int at_random = strcmp(load->order, "random") == 0;
-  const int polls = strcmp(load->wait, "poll") == 0;
-  struct timespec no_time = {0, 0};
   uint64_t next = 0;
-  unsigned ready = 0;
-  for (; ready < load->depth; ++ready) place->pointers[ready] = &place->blocks_of_io[ready];
-  const uint64_t begin = now();
-  const uint64_t end = begin + (uint64_t)load->milliseconds * 1000000;
-  unsigned in_flight = 0;
   uint64_t done = 0;
+  unsigned ready[kMostDepth];
+  unsigned count = load->depth;
+  for (unsigned slot = 0; slot < count; ++slot) ready[slot] = slot;
+  unsigned in_flight = 0;
+  start_time(load->milliseconds);
+  const uint64_t start = now();
   for (;;) {
-    if (now() >= end) ready = 0;
-    for (unsigned i = 0; i < ready; ++i) {
-      struct iocb* io = place->pointers[i];
-      const uint64_t block = at_random ? random_number() % place->blocks : next++ % place->blocks;
-      memset(io, 0, sizeof *io);
-      io->aio_fildes = (uint32_t)place->device;
-      io->aio_lio_opcode = writes ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD;
-      io->aio_buf = (uintptr_t)(memory + (uint64_t)(io - place->blocks_of_io) * load->bytes);
-      io->aio_nbytes = load->bytes;
-      io->aio_offset = (int64_t)(block * load->bytes);
+    if (!over) {
+      for (unsigned i = 0; i < count; ++i)
+        begin(place, load, ready[i], (at_random ? random_number() : next++) % place->blocks);
+      in_flight += count;
     }
-    for (unsigned begun = 0; begun < ready;) {
-      const long count =
-          syscall(SYS_io_submit, place->context, ready - begun, place->pointers + begun);
-      if (count <= 0) return fail("io_submit");
-      begun += (unsigned)count;
-    }
-    in_flight += ready;
     if (in_flight == 0) break;
-    long count = 0;
-    do {
-      count = syscall(SYS_io_getevents, place->context, polls ? 0 : 1, kMostDepth, place->events,
-                      polls ? &no_time : NULL);
-      if (count < 0) return fail("io_getevents");
-    } while (count == 0);
-    ready = (unsigned)count;
-    for (unsigned i = 0; i < ready; ++i) {
-      if (place->events[i].res != (int64_t)load->bytes) {
-        errno = place->events[i].res < 0 ? (int)-place->events[i].res : EIO;
+    const int status = io_uring_submit_and_wait(&place->ring, 1);
+    if (status < 0 && status != -EINTR) {
+      errno = -status;
+      return fail("io_uring_submit_and_wait");
+    }
+    unsigned head = 0;
+    struct io_uring_cqe* ended = NULL;
+    count = 0;
+    io_uring_for_each_cqe(&place->ring, head, ended) {
+      if (ended->res != (int)load->bytes) {
+        errno = ended->res < 0 ? -ended->res : EIO;
         return fail(load->direction);
       }
-      place->pointers[i] = (struct iocb*)(uintptr_t)place->events[i].obj;
+      ready[count++] = (unsigned)ended->user_data;
     }
-    in_flight -= ready;
-    done += ready;
+    io_uring_cq_advance(&place->ring, count);
+    in_flight -= count;
+    done += count;
   }
   result->operations = done;
-  result->nanoseconds = now() - begin;
+  result->nanoseconds = now() - start;
   return 0;
+}
+
+// A ring of one thread, which knows the memory and the device beforehand.
+static int make_ring(struct workplace* place, const struct load* load) {
+  struct io_uring_params parameters = {.flags =
+                                           IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN};
+  if (strcmp(load->wait, "poll") == 0) parameters.flags |= IORING_SETUP_IOPOLL;
+  int status = io_uring_queue_init_params(kMostDepth, &place->ring, &parameters);
+  if (status == 0) {
+    const struct iovec memory = {place->memory, (size_t)load->depth * load->bytes};
+    status = io_uring_register_buffers(&place->ring, &memory, 1);
+    if (status == 0) status = io_uring_register_files(&place->ring, &place->device, 1);
+    if (status != 0) io_uring_queue_exit(&place->ring);
+  }
+  if (status == 0) return 0;
+  errno = -status;
+  return fail("io_uring");
 }
 
 static int measure(const struct load* load, struct result* result) {
@@ -163,16 +196,14 @@ static int measure(const struct load* load, struct result* result) {
   uint64_t size = 0;
   int status = ioctl(place.device, BLKGETSIZE64, &size) == 0 ? 0 : fail(path);
   place.blocks = size / load->bytes;
-  place.context = 0;
-  if (status == 0 && syscall(SYS_io_setup, kMostDepth, &place.context) != 0)
-    status = fail("io_setup");
-  if (status == 0) {
+  place.memory = memory;
+  if (status == 0 && (status = make_ring(&place, load)) == 0) {
     // nvme0n1's are nvme0q0, nvme0q1; ubda's is ubd.
     const char* name = strncmp(load->device, "ubd", 3) == 0 ? "ubd" : "nvme";
     const uint64_t before = interrupts_of(name);
-    status = generate(&place, load, memory, result);
+    status = generate(&place, load, result);
     result->interrupts = interrupts_of(name) - before;
-    syscall(SYS_io_destroy, place.context);
+    io_uring_queue_exit(&place.ring);
   }
   close(place.device);
   return status;
