@@ -231,12 +231,13 @@ class Driver {
     each.cdw10 = id;
     return status(admin, each);
   }
-  Queue create_queue(std::uint16_t id, std::uint32_t entries) {
+  Queue create_queue(std::uint16_t id, std::uint32_t entries, bool interrupts = true) {
     Queue queue{.id = id,
                 .entries = entries,
                 .submissions = allocate((entries * 64 + 4095) / 4096),
                 .completions = allocate((entries * 16 + 4095) / 4096)};
-    if (create_completion_queue(id, entries, queue.completions, id) != CommandStatus::success ||
+    if (create_completion_queue(id, entries, queue.completions, id, interrupts) !=
+            CommandStatus::success ||
         create_submission_queue(id, entries, queue.submissions, id) != CommandStatus::success)
       std::abort();
     return queue;

@@ -237,6 +237,24 @@ TEST_F(Life, MaskHoldsMsiBack) {
   EXPECT_EQ(port_.raised(1), 1U);
 }
 
+// With shadow doorbells, where a host that leaves completions untaken is reminded of them.
+TEST_F(Life, PolledQueueHasNoInterrupts) {
+  ASSERT_TRUE(driver_->enable());
+  Driver::Queue polled = driver_->create_queue(1, 16, false);
+  Driver::Queue other = driver_->create_queue(2, 16);
+  ASSERT_EQ(driver_->use_shadow_doorbells(), CommandStatus::success);
+  polled.shadow = other.shadow = true;
+  for (int i = 0; i < 40; ++i) {
+    driver_->put(polled, Command{.nsid = 1});
+    driver_->ring_tail(polled);
+    EXPECT_EQ(flush(other), CommandStatus::success);
+    while (!driver_->has_completion(polled)) std::this_thread::yield();
+    EXPECT_EQ(Driver::status_of(driver_->take(polled)), CommandStatus::success);
+  }
+  EXPECT_TRUE(port_.wait_raised(2, 1));
+  EXPECT_EQ(port_.raised(1), 0U);
+}
+
 TEST_F(Life, CoalescedInterrupts) {
   ASSERT_TRUE(driver_->enable());
   Driver::Queue queue = driver_->create_queue(1, 64);
