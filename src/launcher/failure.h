@@ -19,4 +19,10 @@ template <typename... Args>
   return std::unexpected(fmt::format(format, std::forward<Args>(args)...));
 }
 
+// `message` with the place in a file that it is about, if there is one.
+[[nodiscard]] inline std::unexpected<std::string> failure_from(const std::string& origin,
+                                                               const std::string& message) {
+  return origin.empty() ? failure("{}", message) : failure("{}: {}", origin, message);
+}
+
 }  // namespace uvfio::launcher

@@ -30,7 +30,8 @@ Outcome<std::vector<pci::Address>> addresses_of(const std::vector<PciRequest>& r
   std::set<pci::Address> taken;
   for (const auto& request : requests) {
     if (request.address && !taken.insert(*request.address).second) {
-      return failure("the PCI address {} is given twice", request.address->to_string());
+      return failure_from(request.origin, fmt::format("the PCI address {} is given twice",
+                                                      request.address->to_string()));
     }
   }
   std::vector<pci::Address> all;
@@ -41,7 +42,10 @@ Outcome<std::vector<pci::Address>> addresses_of(const std::vector<PciRequest>& r
       continue;
     }
     while (std::ranges::any_of(taken, [&](const auto& at) { return at.same_slot(next); })) {
-      if (next.device == 31) return failure("no room for another function on bus {:02x}", next.bus);
+      if (next.device == 31) {
+        return failure_from(request.origin,
+                            fmt::format("no room for another function on bus {:02x}", next.bus));
+      }
       ++next.device;
     }
     taken.insert(next);
@@ -61,8 +65,9 @@ Outcome<std::unique_ptr<PciFunctions>> PciFunctions::create(Host& host, const To
   host.pci().set_autoprobe(false);
   functions->add_drivers(topology);
   for (std::size_t i = 0; i < addresses->size(); ++i) {
-    auto added = functions->add(topology.functions[i], (*addresses)[i]);
-    if (!added) return std::unexpected(added.error());
+    const PciRequest& request = topology.functions[i];
+    auto added = functions->add(request, (*addresses)[i]);
+    if (!added) return failure_from(request.origin, added.error());
   }
   host.pci().set_autoprobe(true);
   return functions;

@@ -11,13 +11,17 @@
 
 namespace uvfio::launcher {
 
+// FILE:LINE.
+[[nodiscard]] inline std::string origin_of(const toml::node& node, std::string_view file) {
+  return fmt::format("{}:{}", file, node.source().begin.line);
+}
+
 // A failure at the place of `node` in the file.
 template <typename... Args>
 [[nodiscard]] std::unexpected<std::string> failure_at(std::string_view file, const toml::node& node,
                                                       fmt::format_string<Args...> format,
                                                       Args&&... args) {
-  return failure("{}:{}: {}", file, node.source().begin.line,
-                 fmt::format(format, std::forward<Args>(args)...));
+  return failure("{}: {}", origin_of(node, file), fmt::format(format, std::forward<Args>(args)...));
 }
 
 }  // namespace uvfio::launcher

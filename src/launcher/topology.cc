@@ -25,7 +25,7 @@ Outcome<Uuid> parse_uuid(std::string_view text) {
 }
 
 Outcome<MdevRequest> parse_mdev_table(const toml::table& table, std::string_view file) {
-  MdevRequest request;
+  MdevRequest request{.type = {}, .uuid = {}, .origin = origin_of(table, file)};
   for (const auto& [key, node] : table) {
     const auto text = node.value<std::string_view>();
     if (key != "type" && key != "uuid") {
@@ -95,7 +95,7 @@ void Topology::append(Topology more) {
 
 Outcome<MdevRequest> parse_mdev(std::string_view text) {
   const auto colon = text.find(':');
-  MdevRequest request{.type = std::string(text.substr(0, colon)), .uuid = {}};
+  MdevRequest request{.type = std::string(text.substr(0, colon)), .uuid = {}, .origin = {}};
   if (request.type.empty())
     return failure("\"{}\" names no type; it must be TYPE or TYPE:UUID", text);
   if (colon != std::string_view::npos) {
@@ -157,7 +157,7 @@ Outcome<std::vector<std::shared_ptr<mdev::Device>>> create_devices(Host& host,
   std::vector<std::shared_ptr<mdev::Device>> devices;
   for (const auto& request : topology.mdevs) {
     auto device = create_device(host, request);
-    if (!device) return std::unexpected(device.error());
+    if (!device) return failure_from(request.origin, device.error());
     devices.push_back(std::move(*device));
   }
   return devices;

@@ -19,6 +19,7 @@ namespace uvfio::launcher {
 struct MdevRequest {
   std::string type;  // as below mdev_supported_types: "mtty-1"
   std::optional<Uuid> uuid;
+  std::string origin;  // FILE:LINE of its table, for messages; empty: an option's
 };
 
 // One function of the host's PCI bus.
@@ -29,6 +30,7 @@ struct PciRequest {
   std::string group;                    // of the IOMMU; empty: that of its slot
   std::string iommu;                    // the unit's name; empty: the first
   ModelKeys keys;                       // the model's own
+  std::string origin;                   // as of MdevRequest
 };
 
 struct Topology {

@@ -183,6 +183,7 @@ Outcome<PciRequest> parse_pci(std::string_view text) {
 
 Outcome<PciRequest> parse_pci_table(const toml::table& table, std::string_view file) {
   PciRequest request;
+  request.origin = origin_of(table, file);
   for (const auto& [key, node] : table) {
     const auto value = text_of(node);
     if (!value)

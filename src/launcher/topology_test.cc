@@ -179,13 +179,16 @@ TEST(CreateDevices, ClearErrors) {
   const auto models = add_models(host);
   ASSERT_TRUE(models);
   const auto uuid = *Uuid::parse(kUuid);
-  EXPECT_EQ(create_devices(host, {.mdevs = {{"mtty-1", uuid}, {"mtty-2", {}}}})->size(), 2u);
-  EXPECT_THAT(create_devices(host, {.mdevs = {{"gpu-1", {}}}}).error(),
-              AllOf(HasSubstr("no mdev type \"gpu-1\""), HasSubstr("mtty-1, mtty-2")));
-  EXPECT_THAT(create_devices(host, {.mdevs = {{"mtty-1", uuid}}}).error(),
+  EXPECT_EQ(create_devices(host, {.mdevs = {{"mtty-1", uuid, {}}, {"mtty-2", {}, {}}}})->size(),
+            2u);
+  EXPECT_THAT(
+      create_devices(host, {.mdevs = {{"gpu-1", {}, "t:3"}}}).error(),
+      AllOf(StartsWith("t:3: "), HasSubstr("no mdev type \"gpu-1\""), HasSubstr("mtty-1, mtty-2")));
+  EXPECT_THAT(create_devices(host, {.mdevs = {{"mtty-1", uuid, {}}}}).error(),
               HasSubstr("given twice"));
-  EXPECT_THAT(create_devices(host, {.mdevs = std::vector<MdevRequest>(12, {"mtty-2", {}})}).error(),
-              HasSubstr("no room for another mtty-2"));
+  EXPECT_THAT(
+      create_devices(host, {.mdevs = std::vector<MdevRequest>(12, {"mtty-2", {}, {}})}).error(),
+      HasSubstr("no room for another mtty-2"));
 }
 
 class PciFunctionsTest : public testing::Test {
@@ -226,7 +229,12 @@ driver = "anything"
 }
 
 TEST_F(PciFunctionsTest, MistakesAreTold) {
-  EXPECT_THAT(create("[[pci]]\nmodel='x'").error(), HasSubstr("there is no PCI model \"x\""));
+  EXPECT_THAT(create("\n[[pci]]\nmodel='x'").error(),
+              AllOf(StartsWith("t:2: "), HasSubstr("there is no PCI model \"x\"")));
+  EXPECT_THAT(create("[[pci]]\nmodel='edu'\naddress='0000:f0:00.0'\n"
+                     "[[pci]]\nmodel='edu'\naddress='0000:f0:00.0'")
+                  .error(),
+              AllOf(StartsWith("t:4: "), HasSubstr("given twice")));
   EXPECT_THAT(create("[[pci]]\nmodel='edu'\nz=1").error(), HasSubstr("edu has no key \"z\""));
   EXPECT_THAT(create("[[pci]]\nmodel='edu'\niommu='z'").error(), HasSubstr("no IOMMU \"z\""));
   EXPECT_THAT(create("[[iommu]]\nname='a'\n[[iommu]]\nname='a'").error(), HasSubstr("given twice"));
