@@ -33,12 +33,15 @@ const std::string& file() {
 
 class Session {
  public:
-  explicit Session(FuzzedDataProvider& input) : input_(input) {
-    auto disk = Disk::create({.files = {file(), file_of_two()}, .io_queues = 3, .serial = "fuzz"});
+  explicit Session(FuzzedDataProvider& input) : input_(input), mapped_(input.ConsumeBool()) {
+    auto disk = Disk::create(
+        {.files = {file(), file_of_two()}, .io_queues = 3, .serial = "fuzz", .mappable = mapped_});
     if (!disk) std::abort();
     disk_ = std::move(*disk);
+    if (mapped_) port_.make_bar(disk_->description().bars[0].size);
     disk_->connect(port_);
     disk_->reset();
+    disk_->bus_master_changed(true);
     driver_.emplace(*disk_, port_);
   }
   ~Session() {
@@ -57,8 +60,8 @@ class Session {
           access_register();
           break;
         case 1:
-          disk_->write_bar(0, kDoorbells + input_.ConsumeIntegralInRange<std::uint64_t>(0, 300) * 4,
-                           4, input_.ConsumeIntegralInRange<std::uint32_t>(0, 80));
+          write_register(kDoorbells + input_.ConsumeIntegralInRange<std::uint64_t>(0, 300) * 4, 4,
+                         input_.ConsumeIntegralInRange<std::uint32_t>(0, 80));
           break;
         case 2:
           fill_memory();
@@ -87,7 +90,10 @@ class Session {
   }
 
   // The worker has done what it was told before.
-  void settle() { disk_->bus_master_changed(false); }
+  void settle() {
+    disk_->bus_master_changed(false);
+    if (mapped_) disk_->bus_master_changed(port_.bus_master);
+  }
 
   void set_up() {
     if (!driver_->enable()) std::abort();
@@ -101,8 +107,18 @@ class Session {
     if (input_.ConsumeBool()) {
       static_cast<void>(disk_->read_bar(0, offset, width));
     } else {
-      disk_->write_bar(0, offset, width, input_.ConsumeIntegral<std::uint64_t>());
+      write_register(offset, width, input_.ConsumeIntegral<std::uint64_t>());
     }
+  }
+
+  // By a request, or through a mapping, if there can be one.
+  void write_register(std::uint64_t offset, unsigned width, std::uint64_t value) {
+    if (!mapped_ || input_.ConsumeBool()) return disk_->write_bar(0, offset, width, value);
+    for (unsigned half = 0; half < width / 4; ++half) {
+      auto& word = *reinterpret_cast<std::uint32_t*>(&port_.bar_memory(0)[offset + half * 4]);
+      std::atomic_ref(word).store(static_cast<std::uint32_t>(value >> (32 * half)));
+    }
+    if (port_.bus_master) disk_->bus_master_changed(true);  // it looks now
   }
 
   void fill_memory() {
@@ -179,6 +195,7 @@ class Session {
   }
 
   FuzzedDataProvider& input_;
+  const bool mapped_;
   PciPort port_{kMemory};
   std::unique_ptr<Disk> disk_;
   std::optional<Driver> driver_;

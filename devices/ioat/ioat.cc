@@ -10,6 +10,10 @@ constexpr unsigned kRegisterBar = 0;
 constexpr std::uint64_t kRegisterBarSize = 0x4000;
 constexpr unsigned kMsixBar = 2;
 
+// A stopped channel is being set up: Linux gives it 20 us from its first doorbell to its first sign
+// of life, so look without a pause until the set-up should be over.
+constexpr std::chrono::milliseconds kSetupSpin{250};
+
 pci::Description describe() {
   pci::Description description{
       .vendor_id = 0x8086,
@@ -111,9 +115,9 @@ void Ioat::watch(const std::stop_token& stop) {
     bool alive = std::exchange(poked_, false);
     alive |= channel_->observe();
     alive |= channel_->execute();
-    const auto now = Pace::Clock::now();
+    const auto now = pci::Pace::Clock::now();
     if (alive) pace_.alive(now);
-    const auto pause = pace_.pause(now, channel_->stopped());
+    const auto pause = channel_->stopped() ? pace_.pause(now, kSetupSpin) : pace_.pause(now);
     if (pause != pause.zero()) {
       wake_.wait_for(lock, stop, pause, [this] { return poked_ || !master_; });
     } else if (!alive || waiting_.load() != 0) {

@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "devices/ioat/channel.h"
-#include "devices/ioat/pace.h"
+#include "pci/pace.h"
 #include "uvfio/pci.h"
 
 namespace uvfio::ioat {
@@ -38,7 +38,7 @@ class Ioat final : public pci::Model {
   std::atomic<unsigned> waiting_{0};  // threads that want mutex_ from the watcher
   std::condition_variable_any wake_;
   std::optional<Channel> channel_;
-  Pace pace_;
+  pci::Pace pace_;
   bool master_ = false;
   bool poked_ = false;    // something happened that the watcher need not find by itself
   std::jthread watcher_;  // last: it uses all of the above

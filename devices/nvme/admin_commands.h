@@ -28,7 +28,8 @@ struct AdminParts {
   ErrorLog& errors;
   IoCommands& io;
   std::function<Result<vfio::Dma>()> new_dma;
-  std::function<void(Request&)> finished;  // called once for each request
+  std::function<void(unsigned)> clear_doorbell;  // told its index, of a queue that is being made
+  std::function<void(Request&)> finished;        // called once for each request
 };
 
 // One thread's.

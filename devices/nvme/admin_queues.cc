@@ -42,6 +42,7 @@ CommandStatus AdminCommands::create_completion_queue(const Command& command) {
   queue->vector = static_cast<std::uint16_t>(vector);
   queue->interrupts = InterruptsEnabled::get(command.cdw11) != 0;
   queue->dma = std::move(*dma);
+  parts_.clear_doorbell(2 * id + 1);
   parts_.queues.add(std::move(queue));
   return CommandStatus::success;
 }
@@ -67,6 +68,7 @@ CommandStatus AdminCommands::create_submission_queue(const Command& command) {
   queue->size = QueueSize::get(command.cdw10) + 1;
   queue->completions = target;
   queue->dma = std::move(*dma);
+  parts_.clear_doorbell(2 * id);
   parts_.queues.add(std::move(queue));
   return CommandStatus::success;
 }

@@ -59,6 +59,7 @@ Controller::Controller(Identity identity, Namespaces namespaces, unsigned io_que
               .errors = errors_,
               .io = io_,
               .new_dma = [this] { return port_->dma(); },
+              .clear_doorbell = [this](unsigned index) { mapped_.clear_doorbell(index); },
               .finished = [this](Request& request) { finished(request); }}),
       interrupts_(features_, io_queues + 1) {}
 
@@ -68,7 +69,11 @@ Controller::~Controller() {
   worker_.join();
 }
 
-void Controller::connect(pci::Port& port) { port_ = &port; }
+void Controller::connect(pci::Port& port) {
+  port_ = &port;
+  mapped_.connect(port.bar_memory(0), 2 * (queues_.io_queues() + 1));
+  mapped_.reset(registers_);
+}
 
 // False: no thread can be had.
 bool Controller::start() {
@@ -123,9 +128,17 @@ void Controller::signal_and_wait(std::uint32_t signals) {
   obeyed_.wait(lock, [&] { return static_cast<int>(answered_ - ticket) >= 0; });
 }
 
-void Controller::reset() { started_ ? signal_and_wait(kFunctionReset) : registers_.power_on(); }
+void Controller::reset() {
+  watching_ = false;
+  started_ ? signal_and_wait(kFunctionReset) : registers_.power_on();
+  mapped_.reset(registers_);
+}
 
 void Controller::bus_master_changed(bool enabled) {
+  if (mapped_.mapped()) {
+    watching_ = enabled;
+    if (enabled && !start()) return;
+  }
   if (!started_) return;
   enabled ? signal(kLook) : signal_and_wait(kDrain);
 }
@@ -138,6 +151,7 @@ void Controller::run() {
     const std::uint32_t signals = signals_.exchange(0);
     if ((signals & kStop) != 0) break;
     obey(signals);
+    const bool looked = look();
     take_doorbells();
     const bool fetched = fetch();
     ring_->poll();
@@ -146,6 +160,11 @@ void Controller::run() {
       post();
       next = interrupts_.send(*port_, queues_, registers_.interrupt_mask());
     }
+    if (watching_) {
+      if (looked || fetched) pace_.alive(pci::Pace::Clock::now());
+      if (!fetched) rest(next);
+      continue;
+    }
     if (fetched || (!next && linger())) continue;
     if (enabled_ && !queues_.arm_shadow(port_->interrupt_mode() == pci::InterruptMode::intx))
       continue;
@@ -153,6 +172,27 @@ void Controller::run() {
   }
   drain();
   controller_reset();
+}
+
+// What programs have written to the mapped registers takes the way of any other write.
+bool Controller::look() {
+  if (!watching_) return false;
+  const bool any =
+      mapped_.look([this](std::uint64_t offset, std::uint32_t value) { write(offset, value); });
+  mapped_.show(registers_);
+  return any;
+}
+
+// Until it is time to look at the mapped registers again, or something happens that is told.
+void Controller::rest(std::optional<Interrupts::Clock::time_point> until) {
+  const auto now = pci::Pace::Clock::now();
+  const auto pause = pace_.pause(now);
+  if (pause == pause.zero()) {
+    sched_yield();
+    return;
+  }
+  if (enabled_ && !queues_.arm_shadow(port_->interrupt_mode() == pci::InterruptMode::intx)) return;
+  sleep(until ? std::min(*until, now + pause) : now + pause);
 }
 
 // To sleep and to be woken up takes the host a doorbell, and both longer than this. So while the

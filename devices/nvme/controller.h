@@ -14,8 +14,10 @@
 #include "devices/nvme/admin_commands.h"
 #include "devices/nvme/doorbells.h"
 #include "devices/nvme/interrupts.h"
+#include "devices/nvme/mapped_registers.h"
 #include "devices/nvme/patience.h"
 #include "devices/nvme/registers.h"
+#include "pci/pace.h"
 #include "uvfio/pci.h"
 
 namespace uvfio::nvme {
@@ -40,6 +42,8 @@ class Controller {
   // Bus mastering has been switched. Off: waits for I/O under way, so that no memory of the host
   // changes any more; on: what had to stop goes on.
   void bus_master_changed(bool enabled);
+  // Calls `change` while nothing here touches the BAR's memory.
+  void hold_still(const std::function<void()>& change) { mapped_.hold_still(change); }
 
  private:
   Controller(Identity identity, Namespaces namespaces, unsigned io_queues,
@@ -69,6 +73,8 @@ class Controller {
   void shut_down();
   void controller_reset();
   void drain();
+  bool look();
+  void rest(std::optional<Interrupts::Clock::time_point> until);
   bool linger();
   bool remind();
   void sleep(std::optional<Interrupts::Clock::time_point> until);
@@ -84,6 +90,8 @@ class Controller {
   Namespaces namespaces_;
   RegisterFile registers_;
   Doorbells doorbells_;
+  MappedRegisters mapped_;
+  std::atomic<bool> watching_{false};  // the worker looks at them
   std::atomic<std::uint32_t> signals_{0};
   std::mutex configuration_mutex_;  // writes of CC, to see EN change
   pci::Port* port_ = nullptr;
@@ -99,6 +107,7 @@ class Controller {
   AdminCommands admin_;
   Interrupts interrupts_;
   Patience patience_;
+  pci::Pace pace_;          // of looking at mapped registers
   bool reminded_ = false;   // of what is posted now
   bool enabled_ = false;    // takes commands
   bool failed_ = false;     // CSTS.CFS

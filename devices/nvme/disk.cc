@@ -14,15 +14,15 @@ constexpr std::uint16_t kVendor = 0x1234;
 constexpr std::uint16_t kDevice = 0x4e56;
 constexpr std::uint32_t kClass = 0x010802;  // mass storage, non-volatile memory, NVMe
 
-// BAR 0: registers, doorbells, the MSI-X table and its pending bits, a page each. Doorbells have to
-// reach the controller, so nothing of it can be mapped.
+// BAR 0: registers, doorbells, the MSI-X table and its pending bits, a page each. The first two can
+// be mapped on request only, as the controller is not told then and has to look.
 constexpr std::uint64_t kBarSize = 0x4000;
 constexpr std::uint32_t kMsixTable = 0x2000;
 constexpr std::uint32_t kMsixPending = 0x3000;
 static_assert(kDoorbells + Doorbells::kCount * 4 <= kMsixTable);
 static_assert(kMsixTable + (kMaxIoQueues + 1) * 16 <= kMsixPending);
 
-pci::Description describe(unsigned io_queues) {
+pci::Description describe(const DiskOptions& options) {
   pci::Description description{.vendor_id = kVendor,
                                .device_id = kDevice,
                                .subsystem_vendor_id = kVendor,
@@ -32,7 +32,11 @@ pci::Description describe(unsigned io_queues) {
                                .intx = true,
                                .msi_vectors = 32};
   description.bars[0] = {.kind = pci::Bar::Kind::memory64, .size = kBarSize};
-  description.msix = pci::MsiX{.vectors = static_cast<std::uint16_t>(io_queues + 1),
+  if (options.mappable) {
+    description.bars[0].mappable = {{.offset = 0, .size = kMsixTable}};
+    description.bars[0].trap_unmapped = true;
+  }
+  description.msix = pci::MsiX{.vectors = static_cast<std::uint16_t>(options.io_queues + 1),
                                .table_bar = 0,
                                .table_offset = kMsixTable,
                                .pba_bar = 0,
@@ -80,7 +84,7 @@ std::expected<std::unique_ptr<Disk>, std::string> Disk::create(const DiskOptions
   auto controller =
       Controller::create(std::move(identity), std::move(namespaces), options.io_queues);
   if (!controller) return std::unexpected(controller.error());
-  return std::unique_ptr<Disk>(new Disk(describe(options.io_queues), std::move(*controller)));
+  return std::unique_ptr<Disk>(new Disk(describe(options), std::move(*controller)));
 }
 
 // Registers are double words, and pairs of them (3.1); narrower reads are given their part,

@@ -16,6 +16,7 @@ struct DiskOptions {
   unsigned lba_size = 0;           // 512 or 4096; 0: as formatted, at first 512
   unsigned io_queues = 16;         // pairs, 1 to kMaxIoQueues
   std::string serial;              // empty: made from the files' paths
+  bool mappable = false;           // registers and doorbells, for programs that do not do without
 };
 
 class Disk final : public pci::Model {
@@ -29,6 +30,7 @@ class Disk final : public pci::Model {
   [[nodiscard]] std::uint64_t read_bar(unsigned bar, std::uint64_t offset, unsigned width) override;
   void write_bar(unsigned bar, std::uint64_t offset, unsigned width, std::uint64_t value) override;
   void reset() override { controller_->reset(); }
+  void hold_still(const std::function<void()>& change) override { controller_->hold_still(change); }
   void bus_master_changed(bool enabled) override { controller_->bus_master_changed(enabled); }
 
  private:

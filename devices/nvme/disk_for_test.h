@@ -28,9 +28,11 @@ class DiskTest : public ::testing::Test {
     auto disk = Disk::create(options);
     ASSERT_TRUE(disk) << disk.error();
     disk_ = std::move(*disk);
+    if (options.mappable) port_.make_bar(disk_->description().bars[0].size);
     disk_->connect(port_);
     disk_->reset();
-    driver_.emplace(*disk_, port_);
+    disk_->bus_master_changed(true);
+    driver_.emplace(*disk_, port_, options.mappable);
   }
 
   // One command for data at `offset` in memory.

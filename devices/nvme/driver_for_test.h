@@ -61,16 +61,33 @@ class Driver {
     bool shadow = false;
   };
 
-  Driver(pci::Model& disk, testing::PciPort& port) : disk_(disk), port_(port) {}
+  // `mapped`: registers and doorbells are reached through the BAR's memory.
+  Driver(pci::Model& disk, testing::PciPort& port, bool mapped = false)
+      : disk_(disk), port_(port), bar_(mapped ? port.bar_memory(0) : std::span<std::byte>()) {}
 
   // ---- Registers.
   [[nodiscard]] std::uint64_t get(RegisterId id) {
+    if (!bar_.empty()) {
+      const std::uint64_t low = bar_word(offset_of(id)).load();
+      if (kRegisters[static_cast<std::size_t>(id)].size == 4) return low;
+      return low | std::uint64_t{bar_word(offset_of(id) + 4).load()} << 32;
+    }
     return disk_.read_bar(0, offset_of(id), kRegisters[static_cast<std::size_t>(id)].size);
   }
   void set(RegisterId id, std::uint64_t value) {
+    if (!bar_.empty()) {
+      bar_word(offset_of(id)) = static_cast<std::uint32_t>(value);
+      if (kRegisters[static_cast<std::size_t>(id)].size == 8)
+        bar_word(offset_of(id) + 4) = static_cast<std::uint32_t>(value >> 32);
+      return;
+    }
     disk_.write_bar(0, offset_of(id), kRegisters[static_cast<std::size_t>(id)].size, value);
   }
   void ring(unsigned index, std::uint32_t value) {
+    if (!bar_.empty()) {
+      bar_word(kDoorbells + index * 4) = value;
+      return;
+    }
     disk_.write_bar(0, kDoorbells + index * 4, 4, value);
   }
   // There is no event for a change of CSTS: the driver looks now and then. False: ten seconds have
@@ -313,8 +330,13 @@ class Driver {
     ring(index, value);
   }
 
+  std::atomic_ref<std::uint32_t> bar_word(std::uint64_t offset) const {
+    return std::atomic_ref<std::uint32_t>(*reinterpret_cast<std::uint32_t*>(&bar_[offset]));
+  }
+
   pci::Model& disk_;
   testing::PciPort& port_;
+  const std::span<std::byte> bar_;
   static constexpr std::uint64_t kLists = 256;
   std::uint64_t used_ = 0;
   std::uint64_t lists_ = 0;

@@ -27,6 +27,13 @@ Outcome<std::uint64_t> number(const ModelKeys& keys, const std::string& key,
   return *parsed;
 }
 
+Outcome<bool> yes_or_no(const ModelKeys& keys, const std::string& key) {
+  const auto found = keys.find(key);
+  if (found == keys.end() || found->second == "no" || found->second == "0") return false;
+  if (found->second == "yes" || found->second == "1") return true;
+  return failure("{}={}: neither yes nor no", key, found->second);
+}
+
 constexpr std::array kEduKeys{
     PciModel::Key{"dma_mask", "bits of an address that its DMA reaches (default 0xfffffff)"},
 };
@@ -53,6 +60,7 @@ Outcome<std::unique_ptr<pci::Model>> make_ioat(const ModelKeys& keys) {
 
 constexpr std::array kNvmeKeys{
     PciModel::Key{"file", "image file or block device; several, with : between: a namespace each"},
+    PciModel::Key{"mappable", "yes: BAR 0 can be mapped, as SPDK needs it (default no)"},
     PciModel::Key{"lba_size", "512 or 4096 (default: as formatted, at first 512)"},
     PciModel::Key{"queues", "pairs of I/O queues (default 16)"},
     PciModel::Key{"serial", "serial number (default: made from the files' paths)"},
@@ -61,8 +69,11 @@ Outcome<std::unique_ptr<pci::Model>> make_nvme(const ModelKeys& keys) {
   nvme::DiskOptions options;
   const auto lba_size = number(keys, "lba_size", options.lba_size);
   const auto queues = number(keys, "queues", options.io_queues);
+  const auto mappable = yes_or_no(keys, "mappable");
   if (!lba_size) return std::unexpected(lba_size.error());
   if (!queues) return std::unexpected(queues.error());
+  if (!mappable) return std::unexpected(mappable.error());
+  options.mappable = *mappable;
   constexpr std::uint64_t kMost = std::numeric_limits<unsigned>::max();
   options.lba_size = static_cast<unsigned>(std::min(*lba_size, kMost));
   options.io_queues = static_cast<unsigned>(std::min(*queues, kMost));

@@ -11,6 +11,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
+#include <vector>
 
 #include "iommu/type1/type1.h"
 #include "tests/support/fake_address_space.h"
@@ -64,6 +66,9 @@ class PciPort final : public pci::Port {
     return {};
   }
 
+  // Gives the model a BAR of zeros that can be mapped. Before it is connected.
+  void make_bar(std::uint64_t size) { bar_.assign(size / sizeof(bar_[0]), 0); }
+
   // Waits until `done` says so, asking after each interrupt; false: ten seconds have passed.
   template <typename Done>
   bool wait(Done&& done) {
@@ -84,7 +89,9 @@ class PciPort final : public pci::Port {
   std::atomic<pci::InterruptMode> mode = pci::InterruptMode::msix;
 
   // pci::Port.
-  std::span<std::byte> bar_memory(unsigned) override { return {}; }
+  std::span<std::byte> bar_memory(unsigned) override {
+    return std::as_writable_bytes(std::span(bar_));
+  }
   Result<vfio::Dma> dma() override { return mdev_->vfio_device()->dma(&bus_master); }
   pci::InterruptMode interrupt_mode() override { return mode; }
   void raise(unsigned vector) override {
@@ -113,6 +120,8 @@ class PciPort final : public pci::Port {
   std::shared_ptr<mdev::Device> mdev_;
   std::shared_ptr<vfio::Container> container_;
   std::shared_ptr<vfio::DeviceFile> file_;
+
+  std::vector<std::uint64_t> bar_;
 
   std::mutex mutex_;
   std::condition_variable interrupted_;
