@@ -246,7 +246,9 @@ class DeviceOps {
                                                   std::span<const std::byte> data) = 0;
 
   // A sparse memfd laid out as the device fd: what clients map of the regions that carry
-  // VFIO_REGION_INFO_FLAG_MMAP. nullptr: nothing can be mapped. Fixed for the life of the device.
+  // VFIO_REGION_INFO_FLAG_MMAP. nullptr: nothing can be mapped. The same as long as
+  // somebody has the device open, and a new one for whoever opens it next, who then shares nothing
+  // with those who have it mapped still.
   [[nodiscard]] virtual const Fd* mmap_backing() { return nullptr; }
 
   // Somebody waits for the device to be closed (hot unplug); `count` counts the reminders.

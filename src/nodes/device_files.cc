@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <limits>
@@ -14,7 +15,7 @@ namespace uvfio::nodes {
 // A node of the hidden directory. It goes with the last file that is open there.
 class DeviceFiles::Place {
  public:
-  explicit Place(BackingId backing) : backing_(std::move(backing)) {}
+  Place(BackingId backing, ino_t file) : backing_(std::move(backing)), file_(file) {}
   Place(const Place&) = delete;
   ~Place() {
     if (node_) {
@@ -23,11 +24,19 @@ class DeviceFiles::Place {
   }
 
   [[nodiscard]] int backing() const { return backing_.get(); }
+  // Is `backing` what is mapped here?
+  [[nodiscard]] bool shows(const Fd* backing) const { return file_ == inode_of(backing); }
+  // 0: of nothing. That of a file is nobody else's as long as it is somebody's backing.
+  [[nodiscard]] static ino_t inode_of(const Fd* file) {
+    struct stat status {};
+    return file != nullptr && fstat(file->get(), &status) == 0 ? status.st_ino : 0;
+  }
   void set_node(std::shared_ptr<Node> node) { node_ = std::move(node); }
   [[nodiscard]] std::string path() const { return node_->parent()->name() + "/" + node_->name(); }
 
  private:
   const BackingId backing_;
+  const ino_t file_;
   std::shared_ptr<Node> node_;
 };
 
@@ -44,9 +53,9 @@ Result<std::shared_ptr<DeviceFiles::Place>> DeviceFiles::make_place(DeviceNode::
     if (!opened) {
       return std::unexpected(opened.error());
     }
-    place = std::make_shared<Place>(std::move(*opened));
+    place = std::make_shared<Place>(std::move(*opened), Place::inode_of(backing));
   } else {
-    place = std::make_shared<Place>(BackingId());
+    place = std::make_shared<Place>(BackingId(), Place::inode_of(backing));
   }
   traits.backing = place->backing();
   const auto opener = [this](pid_t thread, int) -> Result<std::shared_ptr<OpenNode>> {
@@ -88,7 +97,8 @@ Result<Fd> DeviceFiles::open_device(std::shared_ptr<vfio::DeviceFile> file) {
     const std::lock_guard lock(mutex_);
     std::weak_ptr<Place>& known = devices_[&device];
     place = known.lock();
-    if (!place) {
+    // One of a former client may be on its way out, with the file that this one has mapped.
+    if (!place || !place->shows(file->ops().mmap_backing())) {
       // The largest size there is, so that no write ever extends the file: those would be
       // serialized.
       const DeviceNode::Traits traits{

@@ -24,6 +24,9 @@ Status or_efault(Status status) {
   return status;
 }
 
+// A name of a file, which is not open (fdget).
+bool is_path(const Fd& file) { return (fcntl(file.get(), F_GETFL) & O_PATH) != 0; }
+
 }  // namespace
 
 Result<Fd> ProcessCaller::get(int fd) {
@@ -31,6 +34,10 @@ Result<Fd> ProcessCaller::get(int fd) {
   if (!file) {
     return fail(file.error() == Errno{EMFILE} || file.error() == Errno{ENFILE} ? value(file.error())
                                                                                : EBADF);
+  }
+  if (is_path(*file)) {
+    close_aside(std::move(*file));
+    return fail(EBADF);
   }
   if (clients_.server.owns(*file)) {
     // Nothing that a model wants. And closing it is a request to ourselves, so not from here.
@@ -55,9 +62,9 @@ Result<std::shared_ptr<OpenNode>> ProcessCaller::node(int fd) {
     return fail(EBADF);
   }
   if (!clients_.server.owns(*file)) {
-    const bool is_path = (fcntl(file->get(), F_GETFL) & O_PATH) != 0;
+    const int error = is_path(*file) ? EBADF : EBADFD;
     close_aside(std::move(*file));
-    return fail(is_path ? EBADF : EBADFD);
+    return fail(error);
   }
   return clients_.server.identify(*file);
 }

@@ -148,13 +148,20 @@ BarMemory::~BarMemory() {
 }
 
 void BarMemory::set_visible(bool visible) {
-  if (!shown_ || visible == visible_) return;
+  if (!mappable() || visible == visible_) return;
+  if (!shown_) shown_ = make_file();
   if (const Status moved = visible ? move(kept_, shown_) : move(shown_, kept_); !moved) {
     spdlog::error("pci: cannot {} mappings of BARs: {}", visible ? "give back" : "take away",
                   strerror(value(moved.error())));
     return;
   }
   visible_ = visible;
+}
+
+void BarMemory::part_with_clients() {
+  set_visible(false);
+  // Without a descriptor for it there is none, until it is to be shown.
+  if (mappable() && !visible_) shown_ = make_file();
 }
 
 Status BarMemory::move(const Fd& from, const Fd& to) {
@@ -166,6 +173,7 @@ Status BarMemory::move(const Fd& from, const Fd& to) {
     static_cast<void>(!ftruncate(to.get(), 0));
     return fail(error);
   };
+  if (!from || !to) return fail(EMFILE);
   // What can fail comes first.
   auto mover = PageMover::create(from, to);
   if (!mover) return std::unexpected(mover.error());

@@ -28,6 +28,7 @@ class BarMemory {
   // The clients' file. They can map all of it; what they leave outside of the mappable parts goes
   // when it is hidden.
   [[nodiscard]] const Fd* file() const { return shown_ ? &shown_ : nullptr; }
+  [[nodiscard]] bool mappable() const { return end_ != 0; }
   // The whole BAR, of which only the mappable parts are shown; empty: nothing of it is mappable.
   [[nodiscard]] std::span<std::byte> bar(unsigned bar) const { return bars_[bar].memory; }
 
@@ -35,6 +36,8 @@ class BarMemory {
   // What a client stores meanwhile is kept, or raises SIGBUS. Nothing in this process writes the
   // memory. Without descriptors or memory for that all stays as it is (and is logged).
   void set_visible(bool visible);
+  // Hides it for good from those who have mapped it: the next clients' file is another one.
+  void part_with_clients();
 
  private:
   struct Window {

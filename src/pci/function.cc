@@ -179,7 +179,7 @@ void Function::apply_config_locked() {
 // Not while a reset has decoding off for a moment: a client's access then comes before or after.
 void Function::settle_mappings_locked() {
   const bool visible = memory_enabled_ && !mappings_denied_;
-  if (memory_.file() == nullptr || visible == memory_.visible()) return;
+  if (!memory_.mappable() || visible == memory_.visible()) return;
   const std::unique_lock lock(access_);
   model_->hold_still([&] { memory_.set_visible(visible); });
 }
@@ -212,8 +212,8 @@ Status Function::bar_read(unsigned bar, std::uint64_t offset, std::span<std::byt
   const auto space = space_of(bar, offset, data.size());
   if (!space) return std::unexpected(space.error());
   const std::shared_lock lock(access_);
-  if (*space == Space::memory && !memory_enabled_) return fail(EIO);
-  if (*space == Space::io && !io_enabled_) {
+  if (bar != kVgaRanges && *space == Space::memory && !memory_enabled_) return fail(EIO);
+  if (!decodes(*space)) {
     std::ranges::fill(data, std::byte{0xff});
     return {};
   }
@@ -230,8 +230,8 @@ Status Function::bar_write(unsigned bar, std::uint64_t offset, std::span<const s
   const auto space = space_of(bar, offset, data.size());
   if (!space) return std::unexpected(space.error());
   const std::shared_lock lock(access_);
-  if (*space == Space::memory && !memory_enabled_) return fail(EIO);
-  if (*space == Space::io && !io_enabled_) return {};
+  if (bar != kVgaRanges && *space == Space::memory && !memory_enabled_) return fail(EIO);
+  if (!decodes(*space)) return {};
   while (!data.empty()) {
     const std::size_t width = access_width(offset, data.size(), 8);
     write_piece(bar, offset, static_cast<unsigned>(width), load(data.first(width)));
@@ -415,8 +415,7 @@ void Function::detach() {
     const std::unique_lock accesses(access_);
     model_->reset();
     interrupts_.set_intx(false);
-    // The next user finds nothing of this one's in the file.
-    memory_.set_visible(false);
+    memory_.part_with_clients();
   }
   settle_mappings_locked();
 }

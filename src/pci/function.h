@@ -57,7 +57,8 @@ class Function final : private Port {
   // [offset, offset + size) of a BAR, in naturally aligned accesses of 8, 4, 2 and 1 bytes. EINVAL:
   // not inside the BAR. EIO: a memory BAR that is not decoded now (command register, D3hot). I/O
   // BARs that are not decoded read ones and drop writes. bar == kVgaRanges: `offset` is a legacy
-  // VGA address, which the caller has checked; EINVAL without Description::vga.
+  // VGA address, which the caller has checked; EINVAL without Description::vga. There and at I/O
+  // ports nothing answers while they are not decoded: all ones.
   [[nodiscard]] Status bar_read(unsigned bar, std::uint64_t offset, std::span<std::byte> data);
   [[nodiscard]] Status bar_write(unsigned bar, std::uint64_t offset,
                                  std::span<const std::byte> data);
@@ -128,6 +129,9 @@ class Function final : private Port {
 
   enum class Space : std::uint8_t { memory, io };
   [[nodiscard]] Result<Space> space_of(unsigned bar, std::uint64_t offset, std::size_t size) const;
+  [[nodiscard]] bool decodes(Space space) const {
+    return space == Space::io ? io_enabled_.load() : memory_enabled_.load();
+  }
   [[nodiscard]] std::byte* plain_memory(unsigned bar, std::uint64_t offset) const;
   std::uint64_t read_piece(unsigned bar, std::uint64_t offset, unsigned width);
   void write_piece(unsigned bar, std::uint64_t offset, unsigned width, std::uint64_t value);

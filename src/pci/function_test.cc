@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <linux/pci_regs.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -262,16 +263,30 @@ TEST_F(FunctionTest, StoresAreNotLostWhenMappingsAreTakenAway) {
 
 TEST_F(FunctionTest, NothingOfAClientStaysInTheFile) {
   command(PCI_COMMAND_MEMORY);
-  const int file = function_->mmap_backing()->get();
+  // A descriptor of the client's own, as it has with a mapping.
+  const auto mine = function_->mmap_backing()->duplicate();
+  ASSERT_TRUE(mine);
+  const int file = mine->get();
   // In a hole between regions, and in a part of the BAR that is not to be mapped.
   ASSERT_EQ(pwrite(file, "secret", 6, 0x3000), 6);
   ASSERT_EQ(pwrite(file, "secret", 6, std::int64_t{1} << 40), 6);
   function_->detach();
   EXPECT_TRUE(function_->memory_enabled()) << "as the host has it";
   std::array<char, 6> there{};
-  EXPECT_EQ(pread(file, there.data(), 6, 0x3000), 6);
+  const int next = function_->mmap_backing()->get();
+  EXPECT_EQ(pread(next, there.data(), 6, 0x3000), 6);
   EXPECT_EQ(there, (std::array<char, 6>{}));
-  EXPECT_EQ(lseek(file, std::int64_t{1} << 40, SEEK_DATA), -1);
+  EXPECT_EQ(lseek(next, std::int64_t{1} << 40, SEEK_DATA), -1);
+  // The former file is nobody's now.
+  struct stat status {};
+  ASSERT_EQ(fstat(file, &status), 0);
+  EXPECT_EQ(status.st_size, 0);
+  const ClientMapping client(*function_);
+  write(0, 0x1000, 8, 7);
+  EXPECT_EQ(client.load(), 7u);
+  ASSERT_EQ(ftruncate(file, 0x10000), 0);
+  ASSERT_EQ(pwrite(file, "secret", 6, 0x1000), 6);
+  EXPECT_EQ(read(0, 0x1000, 8), 7u);
 }
 
 TEST_F(FunctionTest, AClientThatShortensTheFileHarmsItselfOnly) {

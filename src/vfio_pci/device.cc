@@ -174,8 +174,9 @@ void VfioPciDevice::set_power_state(unsigned state) {
 
 Result<std::size_t> VfioPciDevice::read(std::uint64_t position, std::span<std::byte> data) {
   if (data.empty()) return 0;
-  power_.resume();
   const auto [index, offset] = pci::split_position(position);
+  if (index >= VFIO_PCI_NUM_REGIONS) return fail(EINVAL);
+  power_.resume();
   if (index != VFIO_PCI_CONFIG_REGION_INDEX) return regions_.read(index, offset, data);
   if (auto done = config_->read(offset, data); !done) return std::unexpected(done.error());
   return data.size();
@@ -183,11 +184,20 @@ Result<std::size_t> VfioPciDevice::read(std::uint64_t position, std::span<std::b
 
 Result<std::size_t> VfioPciDevice::write(std::uint64_t position, std::span<const std::byte> data) {
   if (data.empty()) return 0;
-  power_.resume();
   const auto [index, offset] = pci::split_position(position);
+  if (index >= VFIO_PCI_NUM_REGIONS) return fail(EINVAL);
+  power_.resume();
   if (index != VFIO_PCI_CONFIG_REGION_INDEX) return regions_.write(index, offset, data);
   if (auto done = config_->write(offset, data); !done) return std::unexpected(done.error());
+  if (power_.low()) set_power_state(0);  // as it is suspended again
   return data.size();
+}
+
+// A function is suspended in D0 (vfio_pci_core_runtime_suspend), whatever its client has set.
+Status VfioPciDevice::enter_low_power(std::optional<EventFd> wake_up) {
+  auto entered = power_.enter_low_power(std::move(wake_up));
+  if (entered) set_power_state(0);
+  return entered;
 }
 
 void VfioPciDevice::request(unsigned count) {

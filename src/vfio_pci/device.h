@@ -65,9 +65,7 @@ class VfioPciDevice final : public vfio::DeviceOps, private vfio::PciDevice, pri
   Result<std::vector<Dependent>> hot_reset_set() override;
   Status hot_reset(std::span<const std::shared_ptr<vfio::GroupFile>> groups) override;
   Status set_ioeventfd(const IoEventFd& request) override { return ioeventfds_.set(request); }
-  Status enter_low_power(std::optional<EventFd> wake_up) override {
-    return power_.enter_low_power(std::move(wake_up));
-  }
+  Status enter_low_power(std::optional<EventFd> wake_up) override;
   void exit_low_power() override { power_.exit_low_power(); }
   void resume() override { power_.resume(); }
 

@@ -44,6 +44,7 @@ class Power {
   // EINVAL: entered already.
   [[nodiscard]] Status enter_low_power(std::optional<EventFd> wake_up);
   void exit_low_power();
+  [[nodiscard]] bool low() const { return low_power_.load(std::memory_order_relaxed); }
   // A request of the client.
   void resume() {
     if (sleeps_until_request_.load(std::memory_order_relaxed)) wake_up();
@@ -56,7 +57,7 @@ class Power {
   pci::Function& function_;
   std::mutex mutex_;                 // guards the rest
   std::optional<SavedState> saved_;  // in D3hot
-  bool low_power_ = false;
+  std::atomic<bool> low_power_{false};
   std::optional<EventFd> wake_up_;
   std::atomic<bool> sleeps_until_request_{false};  // low_power_ with a wake_up_
 };

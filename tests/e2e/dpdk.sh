@@ -20,7 +20,7 @@ dpdk_test() {
   set -- "$@" -d "$(echo "$libraries"/dpdk/pmds-*/librte_dma_ioat.so.??)" -a "$bdf" --iova-mode=va --no-huge -m 256 \
       --no-shconf --no-telemetry
   printf '%s\nquit\n' "$command" | "$uvfio" run --pci "ioat,driver=ioatdma@$bdf" -- env RUNTIME_DIRECTORY="$PWD" \
-      LD_LIBRARY_PATH="$libraries" sh -eu -c '
+      LD_LIBRARY_PATH="$libraries:$tools/lib/${libraries##*/}" sh -eu -c '
     "$0/dpdk-devbind.py" -b vfio-pci "$1"
     shift
     exec "$0/dpdk-test" "$@"' "$tools/usr/bin" "$bdf" "$@" >output 2>&1 || status=$?
