@@ -66,7 +66,10 @@ int main(int argc, char** argv) {
   const int last = argc > 1 ? atoi(argv[1]) : 4;
   const char* name = getenv("UVFIO_PCI_0");
   const char* number = getenv("UVFIO_GROUP_0");
-  if (name == NULL || number == NULL) return EXIT_FAILURE;
+  if (name == NULL || number == NULL) {
+    fprintf(stderr, "UVFIO_PCI_0 and UVFIO_GROUP_0 are not set: see `uvfio run --pci`\n");
+    return EXIT_FAILURE;
+  }
 
   // The device: from its group, once that is in a container with an IOMMU.
   char path[64];

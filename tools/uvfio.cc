@@ -5,7 +5,9 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -75,6 +77,12 @@ void set_up_logging(int verbosity) {
 int fail_with(const std::string& sentence) {
   fmt::print(stderr, "uvfio: {}\n", sentence);
   return launcher::kExitFailed;
+}
+
+// The status of a command that has printed all that it has to say.
+int finish_output(int status) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return status;
+  return fail_with(std::string("cannot write the output: ") + strerror(errno));
 }
 
 int list_types() {
@@ -163,11 +171,12 @@ int main(int argc, char** argv) {
     return launcher::kExitFailed;
   }
   set_up_logging(verbosity);
-  if (types->parsed()) return list_types();
+  if (types->parsed()) return finish_output(list_types());
   using tools::InspectFormat;
   if (inspect->parsed())
-    return tools::inspect_command(pid, json ? InspectFormat::json : InspectFormat::text);
-  if (faults->parsed()) return tools::inspect_command(pid, InspectFormat::faults);
+    return finish_output(
+        tools::inspect_command(pid, json ? InspectFormat::json : InspectFormat::text));
+  if (faults->parsed()) return finish_output(tools::inspect_command(pid, InspectFormat::faults));
 
   for (const auto& path : topologies) {
     auto topology = launcher::read_topology(path);

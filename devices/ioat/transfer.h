@@ -35,6 +35,10 @@ class Transfer {
  private:
   Moved read(std::uint64_t iova, std::span<std::byte> data);
   Moved write(std::uint64_t iova, std::span<const std::byte> data);
+  // After a fault. `nothing`: it is all that there is in one page, which is not to be tried again,
+  // as each try is recorded.
+  Moved read_what_is_there(std::uint64_t iova, std::span<std::byte> data, bool nothing);
+  Moved write_what_can_be(std::uint64_t iova, std::span<const std::byte> data, bool nothing);
 
   vfio::Dma source_;
   vfio::Dma destination_;

@@ -75,6 +75,15 @@ std::expected<std::unique_ptr<Disk>, std::string> Disk::create(const DiskOptions
                     .pci_subsystem_vendor = kVendor};
 
   Namespaces namespaces;
+  for (auto file = options.files.begin(); file != options.files.end(); ++file) {
+    if (file->empty()) return std::unexpected("a file without a name, before or after a \":\"");
+    const auto same = [&](const std::string& other) {
+      std::error_code error;
+      return std::filesystem::equivalent(*file, other, error);
+    };
+    if (std::any_of(options.files.begin(), file, same))
+      return std::unexpected(fmt::format("{} is given twice", *file));
+  }
   for (const std::string& file : options.files) {
     const auto nsid = static_cast<std::uint32_t>(namespaces.size() + 1);
     auto opened = Namespace::open(file, options.lba_size, nsid, identity.serial);

@@ -14,6 +14,8 @@
 #include <cstring>
 #include <thread>
 
+#include "base/log.h"
+
 namespace uvfio::nvme {
 namespace {
 
@@ -27,16 +29,30 @@ unsigned stored_format(int fd) {
   return format < kLbaShifts.size() ? format : 0;
 }
 
-// The kernel may still be ending the requests of a server that has been killed, which keep its lock
-// for a moment.
-int lock(int file) {
+// Calls `take`, which is busy() as long as somebody else has the file. The kernel may still be
+// ending the requests of a server that has been killed, which keep it for a moment.
+template <typename Take, typename Busy>
+void take_patiently(Take&& take, Busy&& busy) {
   constexpr auto kPatience = std::chrono::seconds(2);
   const auto end = std::chrono::steady_clock::now() + kPatience;
-  while (flock(file, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK || std::chrono::steady_clock::now() > end) return -1;
+  for (take(); busy() && std::chrono::steady_clock::now() < end; take())
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return 0;
+}
+
+// Not blocking: it may be a pipe. Of a block device nobody else may make use (O_EXCL), such as a
+// mounted file system; on files that has no effect.
+Fd open_patiently(const std::string& path) {
+  Fd file;
+  take_patiently([&] { file = Fd(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_EXCL)); },
+                 [&] { return !file && errno == EBUSY; });
+  return file;
+}
+
+bool lock_patiently(int file) {
+  int status = -1;
+  take_patiently([&] { status = flock(file, LOCK_EX | LOCK_NB); },
+                 [&] { return status != 0 && errno == EWOULDBLOCK; });
+  return status == 0;
 }
 
 }  // namespace
@@ -56,9 +72,12 @@ std::expected<std::unique_ptr<Namespace>, std::string> Namespace::open(
   };
   std::unique_ptr<Namespace> made(new Namespace);
   made->id_ = nsid;
-  // Not blocking: it may be a pipe.
-  made->file_ = Fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
-  if (!made->file_) return failed(strerror(errno));
+  made->file_ = open_patiently(path);
+  if (!made->file_) {
+    return failed(errno == EBUSY ? "in use: mounted, or a part of another device, or opened by "
+                                   "another server"
+                                 : strerror(errno));
+  }
 
   struct stat status {};
   if (fstat(made->file(), &status) != 0) return failed(strerror(errno));
@@ -72,7 +91,7 @@ std::expected<std::unique_ptr<Namespace>, std::string> Namespace::open(
   }
   // Operations are to wait for the disk.
   if (fcntl(made->file(), F_SETFL, 0) != 0) return failed(strerror(errno));
-  if (lock(made->file()) != 0) {
+  if (!lock_patiently(made->file())) {
     return failed(errno == EWOULDBLOCK ? "in use by another server" : strerror(errno));
   }
 
@@ -86,6 +105,10 @@ std::expected<std::unique_ptr<Namespace>, std::string> Namespace::open(
     made->format_ = static_cast<unsigned>(known - kLbaShifts.begin());
   }
   if (made->blocks() == 0) return failed("too small for one block");
+  if (const auto rest = made->size_ - (made->blocks() << made->lba_shift()); rest != 0) {
+    spdlog::warn("nvme: {}: the last {} bytes are less than a block of {}, and not used", path,
+                 rest, 1U << made->lba_shift());
+  }
   made->cached_ = CachedFile(made->file(), made->size_);
 
   const std::uint64_t halves[2] = {fingerprint(fmt::format("{}/{}", identity, nsid)),

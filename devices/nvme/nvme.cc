@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "base/log.h"
@@ -49,16 +50,25 @@ std::string temporary_directory() {
   return directory != nullptr && *directory != 0 ? directory : "/var/tmp";
 }
 
-// 0 or an errno.
-int prepare(const std::string& path, std::uint64_t size, bool keep) {
-  const Fd file(
+// A file of `size` bytes. `keep`: there may be one already; else it has lost its name on return.
+Result<Fd> prepare(const std::string& path, std::uint64_t size, bool keep) {
+  Fd file(
       open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | (keep ? 0 : O_EXCL), 0600));
-  if (!file) return errno;
+  if (!file) return fail(errno);
+  if (!keep) unlink(path.c_str());
   struct stat status {};
-  if (fstat(file.get(), &status) != 0) return errno;
-  if (!S_ISREG(status.st_mode)) return EINVAL;
-  if (status.st_size == 0) return ftruncate(file.get(), static_cast<off_t>(size)) == 0 ? 0 : errno;
-  return static_cast<std::uint64_t>(status.st_size) == size ? 0 : EINVAL;
+  if (fstat(file.get(), &status) != 0) return fail(errno);
+  if (!S_ISREG(status.st_mode)) {
+    spdlog::error("nvme: {} is no file", path);
+    return fail(EINVAL);
+  }
+  if (status.st_size == 0) {
+    if (ftruncate(file.get(), static_cast<off_t>(size)) != 0) return fail(errno);
+  } else if (static_cast<std::uint64_t>(status.st_size) != size) {
+    spdlog::error("nvme: {} has {} bytes, and the disk's type {}", path, status.st_size, size);
+    return fail(EINVAL);
+  }
+  return file;
 }
 
 // Of a device: as much of its UUID as a serial number holds.
@@ -102,6 +112,11 @@ std::optional<std::string> NvmeDriver::show_description(const mdev::Type& type) 
 Result<std::unique_ptr<vfio::DeviceOps>> NvmeDriver::probe(mdev::Device& device) {
   const NvmeType* const type = find(device.type());
   if (type == nullptr) return fail(EINVAL);
+  if (struct statvfs status{}; statvfs(directory_.c_str(), &status) != 0) {
+    const int error = errno;
+    spdlog::error("nvme: {}: {}", directory_, strerror(error));
+    return fail(error);
+  }
   {
     const std::lock_guard lock(mutex_);
     if (sizes_.size() >= kMostDisks || free_locked() < type->size) return fail(ENOSPC);
@@ -112,9 +127,11 @@ Result<std::unique_ptr<vfio::DeviceOps>> NvmeDriver::probe(mdev::Device& device)
     return fail(error);
   };
   const std::string path = fmt::format("{}/{}.img", directory_, device.name());
-  if (const int error = prepare(path, type->size, keep_); error != 0) return give_up(error);
-  auto disk = Disk::create({.files = {path}, .io_queues = kIoQueues, .serial = serial_of(device)});
-  if (!keep_) unlink(path.c_str());  // the open file is the disk
+  const auto file = prepare(path, type->size, keep_);
+  if (!file) return give_up(value(file.error()));
+  auto disk = Disk::create({.files = {fmt::format("/proc/self/fd/{}", file->get())},
+                            .io_queues = kIoQueues,
+                            .serial = serial_of(device)});
   if (!disk) {
     spdlog::error("nvme: {}", disk.error());
     return give_up(EBUSY);

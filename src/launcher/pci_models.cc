@@ -106,15 +106,27 @@ std::string names_of(const auto& all) {
 
 std::span<const PciModel> pci_models() { return kModels; }
 
+const PciModel* find_pci_model(std::string_view name) {
+  const auto* const model = std::ranges::find(kModels, name, &PciModel::name);
+  return model == kModels.end() ? nullptr : model;
+}
+
+std::string unknown_key(const PciModel& model, std::string_view key) {
+  std::vector<std::string_view> known;
+  for (const auto& each : model.keys) known.push_back(each.name);
+  std::ranges::copy(kFunctionKeys, std::back_inserter(known));
+  return fmt::format("{} has no key \"{}\"; known are {}", model.name, key, fmt::join(known, ", "));
+}
+
 Outcome<std::unique_ptr<pci::Model>> make_pci_model(std::string_view name, const ModelKeys& keys) {
-  const auto model = std::ranges::find(kModels, name, &PciModel::name);
-  if (model == kModels.end()) {
-    return failure("there is no PCI model \"{}\"; known are {}", name, names_of(kModels));
+  const PciModel* const model = find_pci_model(name);
+  if (model == nullptr) {
+    return failure("there is no PCI model \"{}\"; known are {}{}", name, names_of(kModels),
+                   name.contains('@') ? " (an address comes last, after all keys)" : "");
   }
   for (const auto& [key, value] : keys) {
-    if (std::ranges::find(model->keys, key, &PciModel::Key::name) == model->keys.end()) {
-      return failure("{} has no key \"{}\"; known are {}", name, key, names_of(model->keys));
-    }
+    if (std::ranges::find(model->keys, key, &PciModel::Key::name) == model->keys.end())
+      return failure("{}", unknown_key(*model, key));
   }
   auto made = model->make(keys);
   if (!made) return failure("{}: {}", name, made.error());

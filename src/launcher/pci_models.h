@@ -2,6 +2,7 @@
 // pci_models.cc.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <span>
@@ -27,7 +28,15 @@ struct PciModel {
   Outcome<std::unique_ptr<pci::Model>> (*make)(const ModelKeys& keys);
 };
 
+// Keys that each function has, whatever its model (PciRequest).
+inline constexpr std::array<std::string_view, 4> kFunctionKeys{"address", "driver", "group",
+                                                               "iommu"};
+
 [[nodiscard]] std::span<const PciModel> pci_models();
+// nullptr: there is none of this name.
+[[nodiscard]] const PciModel* find_pci_model(std::string_view name);
+// What to say of a key that neither the model nor every function has.
+[[nodiscard]] std::string unknown_key(const PciModel& model, std::string_view key);
 // Fails for an unknown model, an unknown key, or a value that the model does not take.
 [[nodiscard]] Outcome<std::unique_ptr<pci::Model>> make_pci_model(std::string_view name,
                                                                   const ModelKeys& keys);

@@ -105,7 +105,7 @@ std::string state_of(Host& host) {
          "\n";
 }
 
-Outcome<int> try_run(const RunOptions& options) {
+Outcome<int> try_run(const RunOptions& options) try {
   // What does not need the program's process comes first, so that mistakes are told at once.
   Host host(first_free_group());
   if (auto set = apply(options.topology.type1, host); !set) return std::unexpected(set.error());
@@ -151,6 +151,8 @@ Outcome<int> try_run(const RunOptions& options) {
   const Supervisor supervisor(**server, std::move(*listener));
   spdlog::info("running {} as process {}", options.command.front(), program->pid());
   return program->wait();
+} catch (const std::exception& error) {
+  return failure("{}; is a limit of this process reached (ulimit, memory)?", error.what());
 }
 
 }  // namespace

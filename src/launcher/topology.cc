@@ -72,6 +72,11 @@ Outcome<std::shared_ptr<mdev::Device>> create_device(Host& host, const MdevReque
   }
 }
 
+// Is the last one's name another's as well?
+bool given_twice(const std::vector<iommu::UnitProperties>& units) {
+  return std::ranges::count(units, units.back().name, &iommu::UnitProperties::name) > 1;
+}
+
 // A function that reads a table with `parse` and adds what it says to `all`.
 template <typename T>
 auto append_to(std::vector<T>& all, Outcome<T> (*parse)(const toml::table&, std::string_view),
@@ -140,6 +145,9 @@ Outcome<Topology> parse_topology(std::string_view text, std::string_view name) {
     }
     for (const auto& table : *tables) {
       if (auto read = kind->second(*table.as_table()); !read) return std::unexpected(read.error());
+      if (key == "iommu" && given_twice(topology.iommus))
+        return failure_at(name, table, "the IOMMU \"{}\" is given twice",
+                          topology.iommus.back().name);
     }
   }
   return topology;
@@ -148,7 +156,11 @@ Outcome<Topology> parse_topology(std::string_view text, std::string_view name) {
 Outcome<Topology> read_topology(const std::string& path) {
   std::ifstream file(path);
   std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) return failure("cannot read {}: {}", path, strerror(errno));
+  if (file.is_open()) {
+    errno = 0;  // a stream does not say why it ends
+    text << file.rdbuf();
+  }
+  if (!file.is_open() || errno != 0) return failure("cannot read {}: {}", path, strerror(errno));
   return parse_topology(text.str(), path);
 }
 

@@ -186,11 +186,19 @@ Outcome<PciRequest> parse_pci_table(const toml::table& table, std::string_view f
   request.origin = origin_of(table, file);
   for (const auto& [key, node] : table) {
     const auto value = text_of(node);
+    if (!node.is_string() && (key == "model" || std::ranges::count(kFunctionKeys, key.str()) != 0))
+      return failure_at(file, node, "\"{}\" must be a string", key.str());
     if (!value)
       return failure_at(file, node, "\"{}\" must be a string, number or boolean", key.str());
     const auto common = set_common(request, key.str(), *value);
     if (!common) return failure_at(file, node, "{}", common.error());
     if (!*common) request.keys.emplace(key.str(), *value);
+  }
+  if (const PciModel* const model = find_pci_model(request.model)) {
+    for (const auto& [key, value] : request.keys) {
+      if (std::ranges::find(model->keys, key, &PciModel::Key::name) == model->keys.end())
+        return failure_at(file, *table.get(key), "{}", unknown_key(*model, key));
+    }
   }
   if (request.model.empty()) {
     return failure_at(file, table, "[[pci]] needs a model, such as model = \"edu\"");
@@ -206,8 +214,8 @@ Outcome<iommu::UnitProperties> parse_iommu_table(const toml::table& table, std::
     std::string_view wants;
   };
   const std::map<std::string_view, Key> keys{
-      {"name", {text(unit.name), "a string"}},
-      {"implementation", {text(unit.implementation), "a string"}},
+      {"name", {text(unit.name), "a string that is not empty"}},
+      {"implementation", {text(unit.implementation), "a string that is not empty"}},
       {"page_sizes", {page_sizes(unit.page_sizes), "an array of 4096, 0x200000, 0x40000000"}},
       {"aperture",
        {range(unit.aperture_first, unit.aperture_last), "an array of the first and last address"}},

@@ -63,11 +63,11 @@ isolated_msi = false
 table_limit = 65536
 
 [[pci]]
-model = "edu"
+model = "nvme"
 address = "0000:01:00.1"
 iommu = "a"
-dma_mask = 255
-fast = true
+queues = 3
+mappable = true
 )",
                                        "t");
   ASSERT_TRUE(topology);
@@ -86,7 +86,7 @@ fast = true
   EXPECT_EQ(unit.table_limit, 65536u);
   ASSERT_EQ(topology->functions.size(), 1u);
   EXPECT_EQ(topology->functions[0].iommu, "a");
-  EXPECT_EQ(topology->functions[0].keys, (ModelKeys{{"dma_mask", "255"}, {"fast", "1"}}));
+  EXPECT_EQ(topology->functions[0].keys, (ModelKeys{{"queues", "3"}, {"mappable", "1"}}));
 }
 
 TEST(ParseTopology, MistakesInFunctionsAndIommus) {
@@ -94,7 +94,15 @@ TEST(ParseTopology, MistakesInFunctionsAndIommus) {
   EXPECT_THAT(error("[[pci]]\n"), HasSubstr("needs a model"));
   EXPECT_THAT(error("[[pci]]\nmodel = 'edu'\naddress = 'x'"),
               AllOf(StartsWith("t.toml:3: "), HasSubstr("is not a PCI address")));
-  EXPECT_THAT(error("[[pci]]\nmodel = [1]"), HasSubstr("must be a string, number or boolean"));
+  EXPECT_THAT(error("[[pci]]\nmodel = 1"), HasSubstr("must be a string"));
+  EXPECT_THAT(error("[[pci]]\nmodel = 'edu'\ndriver = true"),
+              AllOf(StartsWith("t.toml:3: "), HasSubstr("must be a string")));
+  EXPECT_THAT(error("[[pci]]\nmodel = 'edu'\ndma_mask = [1]"),
+              HasSubstr("must be a string, number or boolean"));
+  EXPECT_THAT(error("[[pci]]\nmodel = 'edu'\nadress = 'x'"),
+              AllOf(StartsWith("t.toml:3: "), HasSubstr("dma_mask, address, driver")));
+  EXPECT_THAT(error("[[iommu]]\nname='a'\n[[iommu]]\nname='a'"),
+              AllOf(StartsWith("t.toml:3: "), HasSubstr("given twice")));
   EXPECT_THAT(error("[[iommu]]\n"), HasSubstr("needs a name"));
   EXPECT_THAT(error("[[iommu]]\nsize = 1"),
               AllOf(StartsWith("t.toml:2: "), HasSubstr("unknown key \"size\" in [[iommu]]")));
@@ -169,7 +177,14 @@ TEST(ParseType1Setting, NameAndValue) {
   EXPECT_FALSE(parse_type1_setting("=b"));
 }
 
+TEST(ReadTopology, AnEmptyFileAsksForNothing) {
+  const auto topology = read_topology("/dev/null");
+  ASSERT_TRUE(topology) << topology.error();
+  EXPECT_TRUE(topology->functions.empty());
+}
+
 TEST(ReadTopology, SaysWhyItCannot) {
+  EXPECT_THAT(read_topology("/").error(), HasSubstr("directory"));
   EXPECT_THAT(read_topology("/nowhere.toml").error(),
               AllOf(HasSubstr("/nowhere.toml"), HasSubstr("No such file")));
 }
@@ -195,7 +210,7 @@ class PciFunctionsTest : public testing::Test {
  protected:
   Outcome<std::unique_ptr<PciFunctions>> create(std::string_view text) {
     const auto topology = parse_topology(text, "t");
-    EXPECT_TRUE(topology);
+    if (!topology) return std::unexpected(topology.error());
     return PciFunctions::create(host_, *topology);
   }
   Host host_;

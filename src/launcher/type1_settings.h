@@ -15,6 +15,7 @@ namespace uvfio::launcher {
 struct Type1Setting {
   std::string name;
   std::string value;
+  std::string origin;  // FILE:LINE, for messages; empty: an option
 };
 
 // NAME=VALUE; apply() finds out whether they are known.

@@ -47,7 +47,8 @@ std::expected<DetachedMount, std::string> mount_detached() {
         "cannot open /dev/fuse: {}. {}", strerror(error),
         error == ENOENT || error == ENODEV
             ? "Load the kernel's fuse module (modprobe fuse); in a container, give it /dev/fuse."
-            : "Run as a user who may open it."));
+        : error == EACCES || error == EPERM ? "Run as a user who may open it."
+                                            : "Is a limit of this process reached (ulimit)?"));
   }
   const Fd context(fs_open("fuse"));
   if (!context) {

@@ -213,7 +213,7 @@ class OpenConfig final : public OpenNode {
   explicit OpenConfig(Weak device) : device_(std::move(device)) {}
 
   Result<std::size_t> read(std::uint64_t position, std::span<std::byte> data) override {
-    const auto device = device_.lock();
+    const auto device = find();
     if (!device) return fail(ENODEV);
     auto& function = device->function();
     if (position >= function.config_size()) return 0u;
@@ -224,7 +224,7 @@ class OpenConfig final : public OpenNode {
     return data.size();
   }
   Result<std::size_t> write(std::uint64_t position, std::span<const std::byte> data) override {
-    const auto device = device_.lock();
+    const auto device = find();
     if (!device) return fail(ENODEV);
     auto& function = device->function();
     if (position >= function.config_size()) return 0u;
@@ -236,6 +236,13 @@ class OpenConfig final : public OpenNode {
   }
 
  private:
+  // Nothing once it has been removed, even if a rescan has found the function again.
+  [[nodiscard]] std::shared_ptr<pci::Device> find() const {
+    auto device = device_.lock();
+    if (device && device->bus().find(device->address()) != device) device.reset();
+    return device;
+  }
+
   const Weak device_;
 };
 

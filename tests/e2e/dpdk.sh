@@ -17,10 +17,15 @@ dpdk_test() {
   command=$1
   shift
   libraries=$(echo "$tools"/usr/lib/*-linux-gnu)
-  set -- "$@" -d "$(echo "$libraries"/dpdk/pmds-*/librte_dma_ioat.so.??)" -a "$bdf" --iova-mode=va --no-huge -m 256 \
-      --no-shconf --no-telemetry
+  machines=$(echo "${libraries#"$tools"}"/dpdk/pmds-*/librte_dma_ioat.so.??)
+  if [ -e "$machines" ]; then
+    libraries=  # DPDK is installed here: it loads its own drivers anyway, which go with its own libraries
+  else
+    set -- "$@" -d "$(echo "$libraries"/dpdk/pmds-*/librte_dma_ioat.so.??)"
+  fi
+  set -- "$@" -a "$bdf" --iova-mode=va --no-huge -m 256 --no-shconf --no-telemetry
   printf '%s\nquit\n' "$command" | "$uvfio" run --pci "ioat,driver=ioatdma@$bdf" -- env RUNTIME_DIRECTORY="$PWD" \
-      LD_LIBRARY_PATH="$libraries:$tools/lib/${libraries##*/}" sh -eu -c '
+      LD_LIBRARY_PATH="$libraries:${libraries:+$tools/lib/${libraries##*/}}" sh -eu -c '
     "$0/dpdk-devbind.py" -b vfio-pci "$1"
     shift
     exec "$0/dpdk-test" "$@"' "$tools/usr/bin" "$bdf" "$@" >output 2>&1 || status=$?
