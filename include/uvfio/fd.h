@@ -46,6 +46,8 @@ class EventFd {
   // Takes what is in the counter (1 of it from a semaphore), as a read does; false if it is 0.
   // Never blocks, whatever the flags of the client's descriptor.
   [[nodiscard]] bool consume() const;
+  // What is in the counter, which stays. 0 also where /proc is not there to tell.
+  [[nodiscard]] std::uint64_t count() const;
   [[nodiscard]] int get() const { return fd_.get(); }
 
  private:

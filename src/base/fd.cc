@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <fstream>
 #include <string>
 #include <string_view>
 
@@ -35,6 +36,16 @@ Result<EventFd> EventFd::from(Fd fd) {
     return fail(EINVAL);
   }
   return EventFd(std::move(fd));
+}
+
+std::uint64_t EventFd::count() const {
+  std::ifstream info("/proc/self/fdinfo/" + std::to_string(fd_.get()));
+  std::string label;
+  while (info >> label) {
+    std::uint64_t count = 0;
+    if (label == "eventfd-count:" && info >> std::hex >> count) return count;
+  }
+  return 0;
 }
 
 Result<EventFd> EventFd::create() {

@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "base/log.h"
 
@@ -20,9 +21,18 @@ struct EventPoller::Watch {
   std::uint64_t id = 0;
   std::mutex running;  // held while the handler runs
   bool detached = false;
+  std::uint64_t left = 0;  // there was when it was attached, and stays until the next signal
 
+  // virqfd_enable: a count that is there already is a signal, but is not taken.
+  void attach() {
+    const std::lock_guard lock(running);
+    left = event.count();
+    if (left != 0) handler();
+  }
   void signalled() {
     const std::lock_guard lock(running);
+    // The first time it may be what attach() has seen.
+    if (const auto before = std::exchange(left, 0); before != 0 && event.count() == before) return;
     if (!detached && event.consume()) handler();
   }
 };
@@ -121,7 +131,7 @@ Status Virqfd::enable(EventFd event, Handler handler, EventPoller& poller) {
   const auto thread = poller.thread();
   if (!thread) return std::unexpected(thread.error());
   auto watch = std::make_shared<EventPoller::Watch>(std::move(event), std::move(handler));
-  watch->signalled();
+  watch->attach();
   if (auto added = (*thread)->add(watch); !added) return added;
   poller_ = &poller;
   watch_ = std::move(watch);

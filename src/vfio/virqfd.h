@@ -44,8 +44,8 @@ class Virqfd {
   Virqfd& operator=(Virqfd&&) = delete;
 
   // Calls `handler` for every signal of `event` from now on, after taking its count; at once, from
-  // here, for a count that is there already. EBUSY: one is attached. ENOMEM, ENOSPC: no room to
-  // watch it.
+  // here, for a count that is there already, which stays until the next signal. EBUSY: one is
+  // attached. ENOMEM, ENOSPC: no room to watch it.
   [[nodiscard]] Status enable(EventFd event, Handler handler,
                               EventPoller& poller = EventPoller::shared());
   // On return the handler does not run and will not again. Not from the handler. Nothing to do if

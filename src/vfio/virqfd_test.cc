@@ -49,6 +49,24 @@ TEST_F(VirqfdTest, CountThatIsThereTriggersAtOnce) {
   signal(3);
   ASSERT_TRUE(enable());
   EXPECT_EQ(calls_, 1) << "before enable() returned";
+  EXPECT_TRUE(wait());
+  EXPECT_EQ(event().count(), 3u) << "not taken";
+  signal(2);
+  EXPECT_TRUE(wait());
+  EXPECT_EQ(calls_, 2);
+  EXPECT_FALSE(event().consume()) << "with the next signal";
+}
+
+TEST_F(VirqfdTest, CountThatTheClientTakesItself) {
+  signal(3);
+  ASSERT_TRUE(enable());
+  EXPECT_TRUE(wait());
+  EXPECT_TRUE(event().consume());
+  for (int i = 0; i < 3; ++i) {
+    signal(4);
+    EXPECT_TRUE(wait());
+  }
+  EXPECT_EQ(calls_, 4);
 }
 
 TEST_F(VirqfdTest, OneAtATime) {

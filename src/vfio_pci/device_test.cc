@@ -565,6 +565,9 @@ TEST_P(DeviceTest, Vga) {
   }
   client_.put(kVga, 0xa0000, std::uint64_t{1});
   EXPECT_EQ(record_.last_width, 4u) << "not wider";
+  client_.set_command(0);
+  EXPECT_EQ(client_.get<std::uint32_t>(kVga, 0xa0000), 0xffffffffu) << "nobody answers";
+  EXPECT_EQ(client_.get<std::uint8_t>(kVga, 0x3c0), 0xffu);
 }
 
 TEST_P(DeviceTest, NoVga) {
@@ -726,6 +729,10 @@ TEST_P(DeviceTest, LowPower) {
   EXPECT_EQ(feature(kWakeup | kSet, 16, 8), fail(EINVAL));
   EXPECT_EQ(feature(kWakeup | kSet, 16, 7), 0);
   EXPECT_FALSE(event.consume());
+  std::array<std::byte, 4> data{};
+  EXPECT_EQ(client_.read(VFIO_PCI_NUM_REGIONS, 0, data), -EINVAL);
+  EXPECT_EQ(client_.write(VFIO_PCI_NUM_REGIONS, 0, data), -EINVAL);
+  EXPECT_FALSE(event.consume()) << "no region, no access";
   EXPECT_EQ(client_.get<std::uint16_t>(kConfig, PCI_VENDOR_ID), 0x1af4);
   EXPECT_TRUE(event.consume()) << "an access wakes it";
   EXPECT_EQ(feature(kWakeup | kSet, 16, 7), 0);
@@ -733,6 +740,33 @@ TEST_P(DeviceTest, LowPower) {
   EXPECT_TRUE(event.consume());
   EXPECT_EQ(feature(kExit | kSet), 0);
   EXPECT_TRUE(event.consume());
+}
+
+// It is suspended in D0, and its client finds it there.
+TEST_P(DeviceTest, LowPowerEndsD3hot) {
+  open();
+  client_.set_command(PCI_COMMAND_MEMORY);
+  const auto feature = [&](std::uint32_t which) {
+    return client_.ioctl(
+        VFIO_DEVICE_FEATURE,
+        Feature{.argsz = 8, .flags = which | VFIO_DEVICE_FEATURE_SET, .fd = 0, .reserved = 0});
+  };
+  const auto state = [&] {
+    return client_.get<std::uint16_t>(kConfig, capability(PCI_CAP_ID_PM) + PCI_PM_CTRL) &
+           PCI_PM_CTRL_STATE_MASK;
+  };
+  set_power(3);
+  ASSERT_EQ(state(), 3);
+  EXPECT_EQ(feature(VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY), 0);
+  EXPECT_EQ(state(), 0);
+  set_power(3);
+  EXPECT_EQ(state(), 0) << "suspended again after the access";
+  EXPECT_EQ(feature(VFIO_DEVICE_FEATURE_LOW_POWER_EXIT), 0);
+  EXPECT_EQ(state(), 0);
+  EXPECT_EQ(client_.get<std::uint16_t>(kConfig, PCI_COMMAND) & PCI_COMMAND_MEMORY,
+            PCI_COMMAND_MEMORY);
+  set_power(3);
+  EXPECT_EQ(state(), 3);
 }
 
 TEST_P(DeviceTest, FeaturesThatNoDeviceHereHas) {
