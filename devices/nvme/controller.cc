@@ -161,7 +161,10 @@ void Controller::run() {
       next = interrupts_.send(*port_, queues_, registers_.interrupt_mask());
     }
     if (watching_) {
-      if (looked || fetched) pace_.alive(pci::Pace::Clock::now());
+      if (looked || fetched) {
+        pace_.alive(pci::Pace::Clock::now());
+        reminded_ = false;
+      }
       if (!fetched) rest(next);
       continue;
     }
@@ -191,6 +194,7 @@ void Controller::rest(std::optional<Interrupts::Clock::time_point> until) {
     sched_yield();
     return;
   }
+  if (enabled_ && remind()) return;
   if (enabled_ && !queues_.arm_shadow(port_->interrupt_mode() == pci::InterruptMode::intx)) return;
   sleep(until ? std::min(*until, now + pause) : now + pause);
 }
