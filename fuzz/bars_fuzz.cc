@@ -88,13 +88,6 @@ class Session {
     check(caller_.containers[3]->set_iommu(VFIO_TYPE1v2_IOMMU).has_value());
     group_ = std::move(*group);
     reopen();
-    if (bar_.size != 0) {
-      void* const at =
-          mmap(nullptr, bar_.size, PROT_READ | PROT_WRITE, MAP_SHARED, ops().mmap_backing()->get(),
-               static_cast<off_t>(pci::region_offset(bar_.index)));
-      check(at != MAP_FAILED);
-      mapping_ = {static_cast<std::byte*>(at), bar_.size};
-    }
     power_on_ = registers();
   }
   ~Session() {
@@ -104,7 +97,7 @@ class Session {
     // The sample's ports keep their state.
     if (kind_ != Kind::mtty) check(registers() == power_on_);
     caller_.devices.clear();
-    if (!mapping_.empty()) munmap(mapping_.data(), mapping_.size());
+    unmap_bar();
     group_.reset();
     host_.vfio().unregister(device_);
     caller_.containers.clear();
@@ -160,6 +153,7 @@ class Session {
     auto file = vfio::GroupFile::get_device(group_, "device");
     check(file.has_value());
     caller_.devices[100] = std::move(*file);
+    map_bar();
   }
   vfio::DeviceOps& ops() { return caller_.devices[100]->ops(); }
 
@@ -187,6 +181,21 @@ class Session {
     const auto done = write ? ops().write(position, bytes) : ops().read(position, bytes);
     check(!done || *done <= bytes.size());
     check(!memory_.has_secret(bytes));
+  }
+
+  // Each client's file is another one.
+  void map_bar() {
+    unmap_bar();
+    if (bar_.size == 0) return;
+    void* const at =
+        mmap(nullptr, bar_.size, PROT_READ | PROT_WRITE, MAP_SHARED, ops().mmap_backing()->get(),
+             static_cast<off_t>(pci::region_offset(bar_.index)));
+    check(at != MAP_FAILED);
+    mapping_ = {static_cast<std::byte*>(at), bar_.size};
+  }
+  void unmap_bar() {
+    if (!mapping_.empty()) munmap(mapping_.data(), mapping_.size());
+    mapping_ = {};
   }
 
   // What a reset has to bring back.
