@@ -129,9 +129,8 @@ Result<std::unique_ptr<vfio::DeviceOps>> NvmeDriver::probe(mdev::Device& device)
   const std::string path = fmt::format("{}/{}.img", directory_, device.name());
   const auto file = prepare(path, type->size, keep_);
   if (!file) return give_up(value(file.error()));
-  auto disk = Disk::create({.files = {fmt::format("/proc/self/fd/{}", file->get())},
-                            .io_queues = kIoQueues,
-                            .serial = serial_of(device)});
+  const std::string name = keep_ ? path : fmt::format("/proc/self/fd/{}", file->get());
+  auto disk = Disk::create({.files = {name}, .io_queues = kIoQueues, .serial = serial_of(device)});
   if (!disk) {
     spdlog::error("nvme: {}", disk.error());
     return give_up(EBUSY);
