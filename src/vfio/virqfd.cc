@@ -144,6 +144,8 @@ void Virqfd::disable() {
   {
     const std::lock_guard lock(watch_->running);
     watch_->detached = true;
+    // What is there goes, as with eventfd_ctx_remove_wait_queue.
+    static_cast<void>(watch_->event.consume());
   }
   watch_.reset();
 }

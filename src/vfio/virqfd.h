@@ -48,8 +48,9 @@ class Virqfd {
   // attached. ENOMEM, ENOSPC: no room to watch it.
   [[nodiscard]] Status enable(EventFd event, Handler handler,
                               EventPoller& poller = EventPoller::shared());
-  // On return the handler does not run and will not again. Not from the handler. Nothing to do if
-  // none is attached. Neither this nor enable() may run beside themselves for one object.
+  // On return the handler does not run and will not again, and the count is 0. Not from the
+  // handler. Nothing to do if none is attached. Neither this nor enable() may run beside themselves
+  // for one object.
   void disable();
 
  private:

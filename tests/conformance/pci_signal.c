@@ -1,7 +1,9 @@
 // Interrupts that an educational device raises itself, and what the kernel tells through eventfds.
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
@@ -202,11 +204,43 @@ static void request(void) {
   check("bind", write_file("/sys/bus/pci/drivers/vfio-pci/bind", name, strlen(name)));
 }
 
+// A descriptor that only names an eventfd, and eventfds that have been signalled before.
+static void eventfds(void) {
+  const int d = open_pci(0, kDevice).device;
+  const int fd = make_eventfd(), unmask = make_eventfd();
+  char name[32];
+  snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+  const int path = open(name, O_PATH | O_CLOEXEC);
+  check("path.intx", set_irqs(d, kEventfd | kTrigger, kIntx, 1, path));
+  check("path.msi", set_irqs(d, kEventfd | kTrigger, kMsi, 1, path));
+  check("path.request", set_irqs(d, kEventfd | kTrigger, kReq, 1, path));
+  set_command(d, kCommandMemory);
+  check("enable", set_irqs(d, kEventfd | kTrigger, kIntx, 1, fd));
+  check("path.unmask", set_irqs(d, kEventfd | kUnmask, kIntx, 1, path));
+  write_register(d, kRaise, 1);
+  check_value("raised", "%llu", wait_for_signal(fd));
+  const uint64_t five = 5;
+  check("pending.signal", write(unmask, &five, sizeof(five)));
+  check("pending.attach", set_irqs(d, kEventfd | kUnmask, kIntx, 1, unmask));
+  check_value("pending.signals", "%llu", wait_for_signal(fd));
+  check("pending.again", write(unmask, &five, sizeof(five)));
+  check_value("pending.again.signals", "%llu", wait_for_signal(fd));
+  check_value("pending.again.left", "%llu", (unsigned long long)take_signals(unmask));
+  check("detach", set_irqs(d, kEventfd | kUnmask, kIntx, 1, -1));
+  check("left.signal", write(unmask, &five, sizeof(five)));
+  check("left.attach", set_irqs(d, kEventfd | kUnmask, kIntx, 1, unmask));
+  check_value("left.signals", "%llu", wait_for_signal(fd));
+  check_value("left", "%llu", (unsigned long long)take_signals(unmask));
+  check("left.detach", set_irqs(d, kEventfd | kUnmask, kIntx, 1, -1));
+  check("taken.signal", write(unmask, &five, sizeof(five)));
+  check("taken.attach", set_irqs(d, kEventfd | kUnmask, kIntx, 1, unmask));
+  check("taken.detach", set_irqs(d, kEventfd | kUnmask, kIntx, 1, -1));
+  check_value("taken", "%llu", (unsigned long long)take_signals(unmask));
+}
+
 static const struct test_case kCases[] = {
-    {"intx", intx},
-    {"msi", msi},
-    {"error_and_request", error_and_request},
-    {"request", request},
+    {"intx", intx},       {"msi", msi},           {"error_and_request", error_and_request},
+    {"request", request}, {"eventfds", eventfds},
 };
 
 const struct section pci_signal_section = {
