@@ -1,5 +1,6 @@
 #include "launcher/run.h"
 
+#include <signal.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -105,6 +106,22 @@ std::string state_of(Host& host) {
          "\n";
 }
 
+// A disk's file beyond RLIMIT_FSIZE is to fail and not to end us. Program does the same from its
+// fork on, and gives the program what was there before.
+class FileSizeSignalIgnored {
+ public:
+  FileSizeSignalIgnored() {
+    struct sigaction ignore {};
+    ignore.sa_handler = SIG_IGN;
+    sigaction(SIGXFSZ, &ignore, &before_);
+  }
+  ~FileSizeSignalIgnored() { sigaction(SIGXFSZ, &before_, nullptr); }
+  FileSizeSignalIgnored(const FileSizeSignalIgnored&) = delete;
+
+ private:
+  struct sigaction before_ {};
+};
+
 Outcome<int> try_run(const RunOptions& options) try {
   // What does not need the program's process comes first, so that mistakes are told at once.
   Host host(first_free_group());
@@ -113,6 +130,7 @@ Outcome<int> try_run(const RunOptions& options) try {
   if (!models) return std::unexpected(models.error());
   Environment environment;
   {
+    const FileSizeSignalIgnored ignored;
     const auto devices = create_devices(host, options.topology);
     if (!devices) return std::unexpected(devices.error());
     environment = environment_for(*devices);

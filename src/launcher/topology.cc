@@ -59,6 +59,9 @@ Outcome<std::shared_ptr<mdev::Device>> create_device(Host& host, const MdevReque
   auto device = host.mdev().create(offered->parent, *offered->type, uuid);
   if (device) return std::move(*device);
   switch (value(device.error())) {
+    case EFBIG:
+      return failure("cannot create {} {}: {} (ulimit -f)", request.type, uuid.to_string(),
+                     strerror(EFBIG));
     case EEXIST:
       return failure("the UUID {} is given twice", uuid.to_string());
     case ENOSPC:

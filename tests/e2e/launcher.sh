@@ -123,6 +123,12 @@ case_limits() {
     run_uvfio --pci endpoint -- echo started
     expect "exit status" 125 "$status"
     expect_match "message" "uvfio: *File too large*" "$(cat errors)"
+    mkdir images
+    export TMPDIR="$PWD/images"
+    run_uvfio --mdev nvme-1G -- echo started
+    expect "exit status" 125 "$status"
+    expect_match "message" "uvfio: *File too large*" "$(cat errors)"
+    expect "images left" "" "$(ls images)"
   )
   # UndefinedBehaviorSanitizer needs descriptors of its own.
   ! ldd "$uvfio" | grep -q libubsan || return 0
