@@ -125,8 +125,7 @@ Outcome<std::unique_ptr<pci::Model>> make_pci_model(std::string_view name, const
                    name.contains('@') ? " (an address comes last, after all keys)" : "");
   }
   for (const auto& [key, value] : keys) {
-    if (std::ranges::find(model->keys, key, &PciModel::Key::name) == model->keys.end())
-      return failure("{}", unknown_key(*model, key));
+    if (!model->takes(key)) return failure("{}", unknown_key(*model, key));
   }
   auto made = model->make(keys);
   if (!made) return failure("{}: {}", name, made.error());

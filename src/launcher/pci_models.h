@@ -2,6 +2,7 @@
 // pci_models.cc.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <memory>
@@ -26,6 +27,10 @@ struct PciModel {
   std::string_view help;
   std::span<const Key> keys;  // all that it takes
   Outcome<std::unique_ptr<pci::Model>> (*make)(const ModelKeys& keys);
+
+  [[nodiscard]] bool takes(std::string_view key) const {
+    return std::ranges::find(keys, key, &Key::name) != keys.end();
+  }
 };
 
 // Keys that each function has, whatever its model (PciRequest).

@@ -196,7 +196,7 @@ Outcome<PciRequest> parse_pci_table(const toml::table& table, std::string_view f
   }
   if (const PciModel* const model = find_pci_model(request.model)) {
     for (const auto& [key, value] : request.keys) {
-      if (std::ranges::find(model->keys, key, &PciModel::Key::name) == model->keys.end())
+      if (!model->takes(key))
         return failure_at(file, *table.get(key), "{}", unknown_key(*model, key));
     }
   }

@@ -113,6 +113,23 @@ $too_many|uvfio: *no room*mtty-1*
 TABLE
 }
 
+# A block device is a disk as long as nobody else makes use of it.
+case_block_device() {
+  is_root && command -v mkfs.ext4 >/dev/null || return 77
+  truncate -s 32M image
+  mkdir mounted
+  loop=$(losetup -f --show image 2>/dev/null) || return 77
+  trap 'umount -q mounted || true; losetup -d "$loop"' EXIT
+  mkfs.ext4 -q "$loop"
+  mount "$loop" mounted || return 77
+  run_uvfio --pci "nvme,file=$loop" -- echo started
+  expect "exit status with it mounted" 125 "$status"
+  expect_match "message" "uvfio: *$loop: in use*" "$(cat errors)"
+  umount mounted
+  run_uvfio --pci "nvme,file=$loop" -- echo started
+  expect "output" started "$(cat output)"
+}
+
 # A limit that the server meets is an error of that call; the program has its signals as they were.
 case_limits() {
   grep '^Sig[BI]' /proc/self/status >expected
